@@ -1,4 +1,4 @@
-//! What is known of a model before anything is scored: its graph, operators, shapes and coupling.
+//! The analysis of a model before scoring: its graph, operators, shapes and coupling.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,20 +34,20 @@ pub struct Analysis {
     pub graph: Graph,
     /// Its operators.
     pub operators: Operators,
-    /// What is known of its values.
+    /// What is known of its values: element types, shapes, constants.
     pub facts: Facts,
-    /// What is computed ahead of time.
+    /// The weights that are computed ahead of time from constants.
     pub fold: Fold,
     /// Its coupling, not yet resolved.
     pub coupling: Coupling,
-    /// Constants that are no parameters ([`zero_tables`]).
+    /// Constants that do not count as parameters ([`zero_tables`]).
     pub zero_tables: BTreeSet<ValueId>,
 }
 
 /// Builds the graph of a model, infers shapes and couples channels.
 ///
 /// # Errors
-/// The model contradicts itself.
+/// Fails if the model contradicts itself.
 pub fn analyse(model: &Model) -> Result<Analysis, Error> {
     let graph = Graph::new(model)?;
     let operators = ops::parse(&graph);
@@ -59,26 +59,26 @@ pub fn analyse(model: &Model) -> Result<Analysis, Error> {
 }
 
 impl Analysis {
-    /// The tensor of a constant: an initializer, the output of a Constant node, or a weight that has been computed ahead
-    /// of time.
+    /// Returns the tensor of a constant: an initializer, the output of a Constant node, or a weight that was computed
+    /// ahead of time.
     pub fn constant(&self, value: ValueId) -> Option<&TensorProto> {
         self.fold.constant(&self.model, &self.graph, value)
     }
 
-    /// Whether a value counts as a constant.
+    /// Returns whether a value counts as a constant.
     pub fn is_constant(&self, value: ValueId) -> bool {
         self.fold.is_constant(&self.model, &self.graph, value)
     }
 
-    /// What is known of all values where the symbolic sizes of the inputs are replaced.
+    /// Infers all values again with the symbolic sizes of the inputs replaced by numbers.
     ///
     /// # Errors
-    /// A node contradicts its operator's specification at these sizes.
+    /// Fails if a node contradicts its operator's specification at these sizes.
     pub fn facts_at(&self, sizes: &Sizes) -> Result<Facts, Error> {
         Facts::at_sizes(&self.model, &self.graph, &self.operators, sizes)
     }
 
-    /// The groupings that an attention option asks for, in the order in which they are pruned.
+    /// Returns the groupings for an attention option, in the order in which they are pruned.
     pub fn groupings(&self, attention: AttentionOption, norm_groups: NormGroups) -> Vec<Grouping> {
         let passes: &[HeadDigit] = match attention {
             AttentionOption::Heads => &[HeadDigit::Heads],
@@ -89,8 +89,7 @@ impl Analysis {
         passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
     }
 
-    /// The floating point constants that some channel group which may shrink goes through, without the tables of
-    /// frequencies.
+    /// Returns the floating point constants with an axis of channels that may be removed, without frequency tables.
     pub fn prunable_weights(&self) -> Vec<ValueId> {
         let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
         let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.fixed.is_none());
@@ -100,13 +99,14 @@ impl Analysis {
         values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The coupling of every node as text, see [`crate::couple::text`]; `None` for nodes that are computed ahead of time.
+    /// Returns the coupling of every node as text, see [`crate::couple::text`]; `None` for nodes that are computed
+    /// ahead of time.
     pub fn coupling_texts(&self) -> Vec<Option<String>> {
         self.texts_of(&self.coupling)
     }
 
-    /// The same where every axis of every input of the network may shrink, so that the texts show what the rules say of
-    /// all axes.
+    /// Returns the coupling texts with every axis of every network input free to shrink, so that they show the rules
+    /// for all axes.
     pub fn free_coupling_texts(&self) -> Vec<Option<String>> {
         let is_constant = |value: ValueId| self.is_constant(value);
         self.texts_of(&couple_freely(&self.graph, &self.operators, &self.facts, &self.fold, &is_constant))
@@ -118,7 +118,7 @@ impl Analysis {
         Texts { graph, operators, facts, fold, is_constant: &is_constant, coupling }.all()
     }
 
-    /// For every group of a grouping of this network, the nodes of which an input or output has its channels.
+    /// Returns, for every group of a grouping of this network, the nodes with an input or output that has its channels.
     pub fn nodes_by_group(&self, grouping: &Grouping) -> Vec<BTreeSet<NodeId>> {
         let mut group_of = BTreeMap::new();
         for (at, group) in grouping.groups.iter().enumerate() {
@@ -160,26 +160,27 @@ impl Analysis {
         })
     }
 
-    /// The name by which a group is shown: the weight that produces it, else its first; the node that reads it where
-    /// the exporter only numbered the weight.
+    /// Returns the name to show for a group: its producer, or its first weight if it has none. If the exporter only
+    /// numbered that weight, this is the name of the node that takes it as input.
     pub fn group_name(&self, members: &[Member]) -> String {
         let producer = members.iter().find(|member| member.role == Role::Producer).or(members.first());
         let Some(member) = producer else { return String::new() };
         let name = self.weight_name(member);
-        // PyTorch's exporter calls what it folded or transposed `onnx::MatMul_1872`.
+        // PyTorch's exporter names constants that it folded or transposed `onnx::MatMul_1872`.
         if !name.starts_with("onnx::") {
             return name;
         }
         self.graph.nodes[self.coupling.uses[member.weight].node].name.clone()
     }
 
-    /// The name of a member's constant.
+    /// Returns the name of a member's constant.
     pub fn weight_name(&self, member: &Member) -> String {
         let weight = &self.coupling.uses[member.weight];
         self.graph.values[weight.value].name.clone()
     }
 
-    /// Whether a pattern matches a weight of the group or a node that reads one.
+    /// Returns whether a pattern matches a weight of the group, a constant that it is computed from, or a node that
+    /// takes it as input.
     pub fn matches(&self, members: &[Member], pattern: &Regex) -> bool {
         members.iter().any(|member| {
             let weight = &self.coupling.uses[member.weight];

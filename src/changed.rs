@@ -1,8 +1,8 @@
-//! Weights of a cut that have changed since it was verified, refitted or trained, and biases that came with them.
+//! Weights of a cut that have changed since it was verified, by refit or training, and biases that were added.
 //!
-//! [`Changes`] writes such weights into the edits of a cut, and describes them as [`ChangedWeights`], which plan and
-//! metadata carry. With the description goes the [`CutDigest`] of the verified cut over all that has *not* changed. See
-//! `docs/verifying.md` for what that is worth.
+//! [`Changes`] writes such weights into the edits of a cut. It describes them as [`ChangedWeights`], which plan and
+//! metadata store, together with the [`CutDigest`] of everything in the verified cut that has *not* changed.
+//! `docs/verifying.md` explains what this guarantees.
 
 mod digest;
 
@@ -19,26 +19,26 @@ pub use make::Changes;
 /// What has changed since a cut was verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedWeights {
-    /// Weights with other elements than the cut of the original has.
+    /// Weights whose elements differ from the slices of the original.
     pub weights: Vec<ChangedWeight>,
     /// Biases that the original lacks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub biases: Vec<AddedBias>,
-    /// The verified cut, without what is named above.
+    /// The digest of the verified cut without the weights and biases above.
     pub cut: CutDigest,
 }
 
-/// A weight with other elements than the cut of the original has; type and shape are the same.
+/// A weight whose elements differ from the slice of the original. Type and shape are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedWeight {
     /// Name of the initializer in the written file.
     pub name: String,
-    /// What its readers read in the original: an initializer, the output of a Constant node, or of nodes that compute a
-    /// weight from constants.
+    /// The tensor that its readers take as input in the original: an initializer, the output of a Constant node, or a
+    /// weight that nodes compute from constants.
     pub tensor: String,
     /// Sizes in the written file.
     pub dims: Vec<i64>,
-    /// The readers: first output of the node, and input slot. What each keeps of the original's weight says the plan.
+    /// The readers: first output of the node, and input slot. The plan states what each keeps of the original's weight.
     pub readers: Vec<(String, usize)>,
 }
 
@@ -47,26 +47,26 @@ pub struct ChangedWeight {
 pub struct AddedBias {
     /// Name of the initializer in the written file; a vector.
     pub name: String,
-    /// First output of the node that reads it, to which it is added.
+    /// First output of the node that adds the bias.
     pub node: String,
     /// The input slot, empty in the original.
     pub slot: usize,
-    /// The axis of the output along which it lies.
+    /// The axis of the node's output that the bias runs along.
     pub axis: usize,
     /// Its size in the written file.
     pub size: usize,
-    /// The indices of the original's axis that it belongs to; all where none are given.
+    /// The indices of the original's axis that it belongs to. `None`: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<Vec<usize>>,
 }
 
 impl ChangedWeights {
-    /// What the metadata of the written file says: what has changed, and the digest of the rest.
+    /// Returns the entry of the written file's metadata: what has changed, and the digest of the rest.
     pub(crate) fn metadata(&self) -> Value {
         json!({"weights": self.weights, "biases": self.biases, "cut_sha256": self.cut.sha256})
     }
 
-    /// The names of all initializers of the written file that are not the verified cut's.
+    /// Returns the names of all initializers of the written file that differ from the verified cut.
     pub fn names(&self) -> HashSet<&str> {
         names(&self.weights, &self.biases)
     }

@@ -1,4 +1,4 @@
-//! What a network is run on: inputs that are given, and random ones from what the graph itself says of them.
+//! The inputs that a network is run on: given arrays, and random ones that match the declarations of the graph.
 
 mod calibration;
 mod drawn;
@@ -23,7 +23,7 @@ use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::macs::memory::Footprint;
 
-/// What a network is run for, and so what runs at the same time.
+/// The purpose of a run, which decides which networks are in memory at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A comparison with its reference.
@@ -33,7 +33,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Bytes that it takes.
+    /// Returns the number of bytes that the run needs.
     fn needed(self, footprint: &Footprint) -> u64 {
         match self {
             Self::Verification => footprint.verification(),
@@ -49,35 +49,35 @@ impl Purpose {
     }
 }
 
-/// Reads arrays by the names of a model's inputs: those of a file, or of the files of a folder as Olive saves them.
+/// Reads arrays by the names of a model's inputs, from a file or from the files of a folder as Olive saves them.
 ///
 /// # Errors
-/// What no input takes; a file that can't be read; a folder without such files.
+/// Fails if an array matches no input, a file can't be read, or a folder has no such files.
 pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
     if path.is_dir() { calibration::read_folder(model, path) } else { given::read(model, path) }
 }
 
-/// What decides the inputs of a network.
+/// The options that decide the inputs of a network.
 #[derive(Clone, Debug)]
 pub struct InputOptions<'a> {
-    /// Arrays to use instead of random ones.
+    /// Arrays to use instead of random ones. `None`: all inputs are random.
     pub inputs: Option<&'a [(String, Array)]>,
     /// Sizes of symbolic dimensions.
     pub sizes: &'a Sizes,
-    /// The seed of what is drawn.
+    /// The seed of random inputs.
     pub seed: u64,
-    /// What the network is run for.
+    /// The purpose of the run.
     pub purpose: Purpose,
 }
 
-/// What a network runs on, with the sizes at which inputs were drawn.
+/// The sizes of symbolic dimensions, and the inputs at these sizes.
 pub type Variant = (Sizes, Vec<(String, Array)>);
 
-/// The inputs to try in turn: random ones at different sizes, with those that are given in their place, whose sizes the
-/// others follow. Of arrays with more rows than are needed, rows are taken from all over them.
+/// Returns the inputs to run in turn: random ones at different sizes, and the given arrays, whose sizes the random ones
+/// follow. If an array has more rows than needed, evenly spread rows are chosen.
 ///
 /// # Errors
-/// A name that is no input of the graph; an input that can't be drawn; too little memory for any of them.
+/// Fails if a name matches no input of the graph, an input can't be generated, or memory is too small for all variants.
 pub fn input_variants(analysis: &Analysis, options: &InputOptions<'_>) -> Result<Vec<Variant>, Error> {
     let given = options.inputs.unwrap_or_default();
     let draw = |(number, sizes): (usize, Sizes)| {

@@ -1,7 +1,8 @@
-//! NumPy's `.npy` and `.npz` files: what is read becomes an [`Array`], and arrays are written so that NumPy reads them.
+//! NumPy's `.npy` and `.npz` files: reads them as [`Array`]s, and writes arrays in a form that NumPy reads.
 //!
-//! The header is parsed here, since half precision and `bfloat16` are needed and arrays of any element type go into one
-//! file. NumPy has no `bfloat16`; the `ml_dtypes` package stores it as two opaque bytes (`V2`), and so does this module.
+//! The header is parsed here, since half precision and `bfloat16` are needed and one file holds arrays of different
+//! element types. NumPy has no `bfloat16`; the `ml_dtypes` package stores it as two opaque bytes (`V2`), and so does
+//! this module.
 
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -23,7 +24,7 @@ pub use stored::{StoredArray, from_bytes};
 /// Why a file of arrays could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum NpzError {
-    /// The file system refused.
+    /// An error of the file system.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The archive around the arrays is damaged or uses a feature that NumPy does not use.
@@ -32,7 +33,7 @@ pub enum NpzError {
     /// An array in the file is not a `.npy` array that can be read.
     #[error("array {name:?}: {reason}")]
     Malformed {
-        /// The name of the array, empty for a lone `.npy`.
+        /// The name of the array; empty for a single `.npy`.
         name: String,
         /// What is wrong.
         reason: String,
@@ -42,13 +43,13 @@ pub enum NpzError {
     Size {
         /// The name of the array.
         name: String,
-        /// What disagrees.
+        /// The sizes that disagree.
         source: SizeMismatch,
     },
 }
 
-/// Reads all arrays of a `.npz` file, in the order in which they are stored, or the one array of a `.npy` file under
-/// the file's own name without the extension.
+/// Reads all arrays of a `.npz` file, in the order in which they are stored, or the array of a `.npy` file, named after
+/// the file without its extension.
 pub fn read(path: &Path) -> Result<Vec<(String, Array)>, NpzError> {
     ArrayFile::open(path)?.read_all()
 }
@@ -60,7 +61,7 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Vec<(String, Array)>, NpzError> {
 
 /// Writes the arrays as a `.npz` file.
 ///
-/// The file is complete under its name or not there at all: it is written beside `path` and then renamed.
+/// The file appears under its name only when it is complete: it is written next to `path` and then renamed.
 pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<(), NpzError> {
     let bytes = to_bytes(arrays)?;
     let mut outputs = Outputs::default();
@@ -68,7 +69,7 @@ pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Arr
     outputs.publish(&[]).map_err(|error| NpzError::Io(std::io::Error::other(error)))
 }
 
-/// The bytes of a `.npz` archive with the arrays. Equal arrays give equal bytes: no time of writing is stored.
+/// Returns a `.npz` archive with the arrays. Equal arrays produce equal bytes: no time is stored.
 pub fn to_bytes<'a>(arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<Vec<u8>, NpzError> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, array) in arrays {
@@ -83,7 +84,7 @@ pub fn to_bytes<'a>(arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> R
     Ok(archive.finish()?.into_inner())
 }
 
-/// The bytes of a `.npy` file with the array.
+/// Returns a `.npy` file with the array.
 pub fn to_npy(array: &Array) -> Result<Vec<u8>, SizeMismatch> {
     if crate::array::element_count(&array.dims) != Some(array.data.len()) {
         return Err(SizeMismatch { dims: array.dims.clone(), element_count: array.data.len() });

@@ -1,6 +1,6 @@
-//! The plan file: what a cut keeps, so that it can be read, checked and repeated.
+//! The plan file records what a cut keeps, so that the cut can be read, checked and repeated.
 //!
-//! The schema is described in `docs/plan.md`.
+//! `docs/plan.md` describes the schema.
 
 mod composed;
 
@@ -28,53 +28,54 @@ use crate::write::Edits;
 pub use kept::kept_axes;
 pub use refitted::RefitPlan;
 
-/// Version of the schema that this version writes. It reads all earlier ones too.
+/// The schema version that is written. All earlier versions can be read too.
 pub const SCHEMA: u32 = 2;
 
-/// Bytes of a plan file, at most; those of the largest networks have some ten megabytes.
+/// Maximum size of a plan file in bytes. Plans of the largest networks take about ten megabytes.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// A whole plan.
+/// A plan, as the plan file stores it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Version of the schema.
     pub schema: u32,
     /// `onnx-diffprune` and its version.
     pub tool: String,
-    /// The digest of the model file and its external data, in hexadecimal; of which kind, says the schema.
+    /// The digest of the model file and its external data, in hexadecimal. The schema version decides which hash it is
+    /// ([`Plan::digest_kind`]).
     pub input_digest: String,
-    /// The options of the cut by their names in a configuration file, defaults included.
+    /// The options of the cut by their names in a configuration file, including those left at their defaults.
     pub options: BTreeMap<String, Value>,
-    /// The channel ratio that was used: the one that was asked for, or found for a target.
+    /// The channel ratio of the cut: the requested one, or the one that was found for a pruning target.
     pub ratio: f64,
     /// The criterion that scored the channels.
     pub criterion: String,
-    /// What may shrink in attention.
+    /// Which parts of attention may be removed.
     pub attention: AttentionOption,
-    /// What happens to norm groups.
+    /// How norm groups are treated.
     pub norm_groups: NormGroups,
-    /// What every pruned constant keeps.
+    /// The kept indices of every pruned constant.
     pub tensors: Vec<TensorPlan>,
     /// The channel groups with scores and reasons.
     pub groups: Vec<GroupPlan>,
-    /// What has changed since the cut was verified; older versions know no such thing.
+    /// What has changed since the cut was verified. Files of older versions lack this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<ChangedWeights>,
-    /// How the weights were fitted, where they were; older versions know no such thing.
+    /// How the weights were refitted. `None`: there was no refit. Files of older versions lack this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refit: Option<RefitPlan>,
 }
 
-/// What some readers of a constant keep of it.
+/// The indices of a constant that some of its readers keep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorPlan {
     /// Name of the initializer, of the output of a Constant node, or of a weight that nodes compute from constants.
     pub tensor: String,
     /// Sizes in the original.
     pub dims: Vec<i64>,
-    /// Kept indices in the original, by axis.
+    /// Kept indices of the original, by axis.
     pub keep: BTreeMap<usize, Vec<usize>>,
-    /// The readers: first output of the node, and input slot.
+    /// The nodes that take it as input: first output of the node, and input slot.
     pub readers: Vec<(String, usize)>,
 }
 
@@ -83,18 +84,18 @@ pub struct TensorPlan {
 pub struct GroupPlan {
     /// Name of the first weight of the group.
     pub name: String,
-    /// Channels before.
+    /// Number of channels before the cut.
     pub channels: usize,
     /// Positions of the kept channels.
     pub kept: Vec<usize>,
-    /// Score of every channel; empty where nothing was ranked.
+    /// The score of every channel. Empty if the group was not ranked.
     pub scores: Vec<f64>,
-    /// The criterion that scored it, where the plan's gave no finite scores.
+    /// The criterion that ranked this group instead of the plan's, whose scores were not finite. `None`: the plan's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub criterion: Option<String>,
-    /// Weights that the channels go through: name, axis and role.
+    /// The weights that have these channels along an axis: name, axis and role.
     pub members: Vec<MemberPlan>,
-    /// Why the group did not shrink, or not as far as asked.
+    /// Why the group was not pruned, or less than requested.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
 }
@@ -110,7 +111,7 @@ pub struct MemberPlan {
     pub role: String,
 }
 
-/// The tensors of a cut in the form of the plan, readers with the same slices together.
+/// Converts the slices of a cut to the form of the plan. Readers with the same slices share an entry.
 pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(ValueId) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
     let mut plans: Vec<TensorPlan> = Vec::new();
     let mut known: HashMap<(ValueId, KeptAxes), usize> = HashMap::new();
@@ -137,7 +138,7 @@ impl Plan {
     /// Reads a plan file.
     ///
     /// # Errors
-    /// The file can't be read or is no plan of a known schema.
+    /// Fails if the file can't be read or isn't a plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::unreadable(path, message);
         let text = read_text(path, MOST_BYTES)?;
@@ -148,26 +149,26 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Writes the plan beside its destination and renames it into place.
+    /// Writes the plan to a temporary file next to `path`, and renames it.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Fails if the file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         crate::files::write_file(path, &self.to_bytes(path)?)
     }
 
-    /// The content of a plan file; `path` names it in messages.
+    /// Returns the content of a plan file; `path` names it in messages.
     ///
     /// # Errors
-    /// The plan has no form as JSON.
+    /// Fails if the plan can't be expressed as JSON.
     pub(crate) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, Error> {
         let mut text = serde_json::to_string(self)
-            .map_err(|error| Error::io(path, format!("the plan can't be written: {error}")))?;
+            .map_err(|error| Error::io(path, format!("the plan can't be converted to JSON: {error}")))?;
         text.push('\n');
         Ok(text.into_bytes())
     }
 
-    /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input; and what has
+    /// Returns the metadata entries of the pruned file: tool, options, ratio, a digest of the input, and what has
     /// changed since the cut was verified, if anything.
     pub fn metadata(&self) -> Vec<(String, String)> {
         let options = json!(self.options).to_string();
@@ -187,19 +188,19 @@ impl Plan {
     }
 }
 
-/// Keys of the metadata that this tool writes begin with this.
+/// The prefix of all metadata keys that this tool writes.
 pub(crate) const METADATA: &str = "onnx_diffprune.";
 
 impl Plan {
-    /// How the digest of the input was computed.
+    /// Returns the hash that the digest of the input was computed with.
     pub fn digest_kind(&self) -> DigestKind {
         if self.schema == 1 { DigestKind::Sha256 } else { DigestKind::Blake3 }
     }
 
-    /// Refuses a plan that was made for another file than the model's; `file` names the plan in messages.
+    /// Refuses a plan that was made for a file other than the model's; `file` names the plan in messages.
     ///
     /// # Errors
-    /// The digests differ.
+    /// Fails if the digests differ.
     pub fn check_input(&self, model: &Model, file: &Path) -> Result<(), Error> {
         let (kind, expected) = (self.digest_kind(), &self.input_digest);
         let found = model.digest(kind);
@@ -211,8 +212,8 @@ impl Plan {
         Err(Error::usage(text).in_file(file))
     }
 
-    /// Lets the written file say what [`Plan::metadata`] says, and no longer what the file that is cut says of the cut by
-    /// which it came about itself. Of such earlier rounds only their number is told on.
+    /// Puts the entries of [`Plan::metadata`] into the written file. Entries of an earlier cut in the file that is cut
+    /// now are dropped; only the number of rounds is carried on.
     pub fn record_in(&self, model: &Model, edits: &mut Edits) {
         edits.metadata = self.metadata();
         edits.dropped_metadata = vec![METADATA.to_owned()];

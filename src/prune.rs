@@ -1,6 +1,6 @@
-//! The stages driven in order, as callers of the library see them: analyse → score → cut → stage → verify → save.
+//! Runs all stages in order, as callers of the library use them: analyse → score → cut → stage → verify → save.
 //!
-//! What callers hold (`Model`, `Analysis`, `Scores`, `Cut`, `Staged`) owns what it needs and can be sent to other
+//! The types that callers hold (`Model`, `Analysis`, `Scores`, `Cut`, `Staged`) own their data and can be sent to other
 //! threads.
 
 pub mod apply;

@@ -1,7 +1,7 @@
-//! Importance: how much a channel matters, as a score per channel of a group.
+//! Importance of channels: one score per channel of a group.
 //!
-//! A criterion scores the indices of every axis of every weight once ([`IndexScores`]); [`score_groups`] then reduces
-//! the members of a group to one score per channel, and ranks by magnitude what the criterion can't rank.
+//! A criterion scores the indices of every axis of every weight once ([`IndexScores`]). [`score_groups`] then reduces
+//! the members of a group to one score per channel, and ranks groups by magnitude that the criterion can't rank.
 
 mod fallback;
 
@@ -31,7 +31,7 @@ pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, T
 pub use magnitude::{Magnitude, Norm};
 pub use random::Random;
 
-/// How the members of a group make one score of a channel.
+/// How the scores of a group's members are combined into one score per channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -47,7 +47,7 @@ pub enum GroupReduction {
     First,
 }
 
-/// What a criterion can look at.
+/// The data that a criterion can use.
 #[derive(Clone, Copy)]
 pub struct ScoreCx<'a> {
     /// The model with its weights.
@@ -56,17 +56,17 @@ pub struct ScoreCx<'a> {
     pub graph: &'a Graph,
     /// Its operators.
     pub operators: &'a Operators,
-    /// What is computed ahead of time.
+    /// The weights that are computed ahead of time from constants.
     pub fold: &'a Fold,
     /// The uses of constants.
     pub coupling: &'a Coupling,
 }
 
 impl<'a> ScoreCx<'a> {
-    /// The tensor of a constant.
+    /// Returns the tensor of a constant.
     ///
     /// # Errors
-    /// A weight that nodes compute from constants has not been computed yet ([`Fold::evaluate`]).
+    /// Fails if the weight is computed by nodes and has not been computed yet ([`Fold::evaluate`]).
     fn constant(&self, value: ValueId) -> Result<&'a TensorProto, Error> {
         self.fold.constant(self.model, self.graph, value).ok_or_else(|| {
             let name = &self.graph.values[value].name;
@@ -76,23 +76,23 @@ impl<'a> ScoreCx<'a> {
     }
 }
 
-/// A way to score channel groups. Lower scores go first.
+/// A criterion that scores channel groups. Channels with lower scores are removed first.
 pub trait Criterion {
     /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
 
-    /// One score per channel of a group, in the group's order; what is not finite where nothing can be said.
+    /// Returns one score per channel of a group, in the group's order. A score that can't be determined is not finite.
     ///
     /// # Errors
-    /// A weight that can't be read.
+    /// Fails if a weight can't be read.
     fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error>;
 
-    /// The name of a weight for which channels of a group have no finite score.
+    /// Returns the name of a weight whose scores are not finite for some channels of a group.
     fn not_finite(&self, _cx: &ScoreCx<'_>, _group: &ChannelGroup) -> Option<String> {
         None
     }
 
-    /// Things about the weights that the user should know, such as NaN entries.
+    /// Returns warnings about the weights, such as NaN elements.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
@@ -105,13 +105,13 @@ pub struct IndexScores {
 }
 
 impl IndexScores {
-    /// Sets the scores of the indices of an axis of a constant.
+    /// Sets the scores of the indices of one axis of a constant.
     pub fn insert(&mut self, value: ValueId, axis: usize, scores: Vec<f64>) {
         self.axes.insert((value, axis), scores);
     }
 
-    /// Reduces the members of a group that score (those for which `counts` holds; all if none does) to one score per
-    /// channel.
+    /// Reduces the scoring members of a group to one score per channel. Members score if `counts` holds for their role,
+    /// or all of them if it holds for none.
     pub fn reduce(
         &self,
         coupling: &Coupling,

@@ -1,11 +1,11 @@
-//! Selection: which channels go.
+//! Selection of the channels to remove.
 //!
-//! Ranking is local by default: every group loses the asked share of its own channels, the lowest scores first. A
-//! group whose channels pass through norms loses the same number from every aligned block, so that no surviving channel
-//! moves to another norm group; groups that share a norm lose the same share.
+//! Ranking is local by default: every group loses the requested share of its channels, those with the lowest scores
+//! first. A group whose channels pass through norms loses the same number from every aligned block, so that no kept
+//! channel moves to another norm group. Groups that share a norm lose the same share.
 //!
-//! In global scope the groups compete: next goes what loses least for what it saves. Which channels of a group go first is
-//! still a matter of its scores.
+//! In global scope the groups compete: the next channels to be removed are those with the smallest loss for what they
+//! save. Within a group, the scores still decide the order.
 
 mod global;
 mod widths;
@@ -27,31 +27,32 @@ pub enum Scope {
     /// Every group loses the same share.
     #[default]
     Local,
-    /// Groups lose shares of their own: next goes the channel with the least loss per operation saved. The loss is the
-    /// error that a fit of the layers behind would leave, where there is data; else the score over the mean of its group.
+    /// Groups lose different shares: the next channel to be removed is the one with the smallest loss per operation
+    /// saved. With data, the loss is the error that remains after a fit of the following layers; without, it is the
+    /// score divided by the mean score of the group.
     Global,
 }
 
-/// What selection is asked for.
+/// The settings of a selection.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    /// Share of the channels of every group that goes, by group; groups that the user keeps have zero.
+    /// By group, the share of its channels to remove. Groups that the user keeps have zero.
     pub ratios: Vec<f64>,
     /// Ranking scope.
     pub scope: Scope,
-    /// What survives of the axes of a group is a multiple of this many indices.
+    /// The kept size of the axes of a group is a multiple of this number.
     pub round_to: usize,
-    /// What survives of every head is a multiple of this many dimensions; 0 as `round_to`.
+    /// The number of kept dimensions of every head is a multiple of this number; 0: the same as `round_to`.
     pub round_heads_to: usize,
-    /// Whether what survives of every norm group is an even number of channels, where that comes out.
+    /// Whether every norm group keeps an even number of channels, where that is possible.
     pub evens_blocks: bool,
-    /// No group loses a larger share.
+    /// Maximum share of the channels of a group to remove.
     pub max_ratio: f64,
-    /// For global scope.
+    /// Losses and savings that compare groups in global scope.
     pub across: Across,
 }
 
-/// Which channels of every group go, `true` for removed, in the groups' own order.
+/// By group, whether each channel is removed, in the order of the group.
 pub type Removed = Vec<Vec<bool>>;
 
 /// Chooses the channels to remove.
@@ -83,7 +84,7 @@ pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Remo
         .collect()
 }
 
-/// The positions of the channels of every cell.
+/// Returns the positions of the channels of every cell.
 fn cells(cells: &[usize]) -> Vec<Vec<usize>> {
     let mut by_cell: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (at, cell) in cells.iter().enumerate() {
@@ -92,7 +93,7 @@ fn cells(cells: &[usize]) -> Vec<Vec<usize>> {
     by_cell.into_values().collect()
 }
 
-/// The `count` positions of `among` with the lowest scores; ties go in order of position.
+/// Returns the `count` positions of `among` with the lowest scores; on ties, lower positions come first.
 fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
     let mut order = among.to_vec();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
@@ -100,9 +101,9 @@ fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
     order
 }
 
-/// The number of channels to remove from every unit of a component so that the share of `ratio` goes from each of its
-/// groups at most, as Torch-Pruning up to 1.4.0 and Diff-Pruning count it: `C - floor(C * (1 - ratio))` channels,
-/// then whole numbers per block.
+/// Returns the number of channels to remove from every unit of a component so that each of its groups loses at most its
+/// ratio. Counts as Torch-Pruning up to 1.4.0 and Diff-Pruning do: `C - floor(C * (1 - ratio))` channels, then whole
+/// numbers per block.
 fn steps_for(grouping: &Grouping, widths: &Widths, component: usize, budget: &Budget) -> usize {
     let of = &grouping.components[component];
     let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].fixed.is_none());
@@ -125,7 +126,8 @@ fn local_steps(grouping: &Grouping, widths: &Widths, budget: &Budget) -> Vec<usi
     (0..grouping.components.len()).map(|component| steps_for(grouping, widths, component, budget)).collect()
 }
 
-/// The positions of the channels of a group that can shrink, the first to go first: the lowest scores of every cell in turn.
+/// Returns the positions of the channels of a group in the order of removal: the lowest scores of every cell in turn.
+/// The group must not be fixed.
 pub fn order(grouping: &Grouping, group: usize, scores: &[f64]) -> Vec<usize> {
     let of = &grouping.groups[group];
     let unit = grouping.components[of.component].unit.max(1);

@@ -1,4 +1,4 @@
-//! What of a cut has not changed, as digests.
+//! Digests of the part of a cut that has not changed.
 
 use std::collections::BTreeMap;
 
@@ -12,35 +12,36 @@ use crate::graph::model::Model;
 use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::write::whole_node;
 
-/// Hexadecimal digits of the digest of a part, which only serves to name the part.
+/// Number of hexadecimal digits of a node's or initializer's digest, which only serves to find the one that differs.
 const PART: usize = 16;
 
-/// A cut without the weights that change: every node and every other initializer, and what the graph takes and gives.
+/// The digest of a cut without the weights that change: all nodes, all other initializers, and the inputs and outputs
+/// of the graph.
 ///
-/// It does not depend on how a file stores its tensors, nor on the order of initializers, nor on names, descriptions and
-/// metadata that compute nothing.
+/// It does not depend on how a file stores its tensors, on the order of initializers, or on names, descriptions and
+/// metadata that do not affect the computation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutDigest {
-    /// SHA-256 of all of it, in hexadecimal.
+    /// SHA-256 of the whole, in hexadecimal.
     pub sha256: String,
     /// The first 16 hexadecimal digits of the SHA-256 of every node, by its first output.
     pub nodes: BTreeMap<String, String>,
-    /// The same of every initializer that has not changed, by its name.
+    /// The first 16 hexadecimal digits of the SHA-256 of every initializer that has not changed, by its name.
     pub tensors: BTreeMap<String, String>,
 }
 
 impl CutDigest {
-    /// The digest of a file, without these weights and biases.
+    /// Computes the digest of a file without these weights and biases.
     ///
     /// # Errors
-    /// A tensor that can't be read.
+    /// Fails if a tensor can't be read.
     pub(crate) fn of(model: &Model, weights: &[ChangedWeight], biases: &[AddedBias]) -> Result<Self, Error> {
         let changed = names(weights, biases);
         let mut all = Sha256::new();
         all.update(interface(model));
         let mut digest = Self { sha256: String::new(), nodes: BTreeMap::new(), tensors: BTreeMap::new() };
         for node in &model.graph().node {
-            // A Constant node holds the weight in the cut, an initializer after it has changed.
+            // The weight is a Constant node in the cut, and an initializer after it has changed.
             if changed.contains(node.first_output()) {
                 continue;
             }
@@ -59,7 +60,7 @@ impl CutDigest {
         Ok(digest)
     }
 
-    /// What differs from the digest `found` of another file, in words; `None` if nothing does.
+    /// Describes a difference to the digest `found` of another file; `None` if there is none.
     pub(crate) fn difference(&self, found: &Self) -> Option<String> {
         if self.sha256 == found.sha256 {
             return None;
@@ -67,31 +68,34 @@ impl CutDigest {
         let text = |name: &String, what: &str, parts: &BTreeMap<String, String>, others: &BTreeMap<String, String>| {
             Some(match (parts.get(name), others.get(name)) {
                 (Some(a), Some(b)) if a == b => return None,
-                (Some(_), Some(_)) => format!("{what} {name:?} is not the verified cut's, and is not named as changed"),
+                (Some(_), Some(_)) => {
+                    format!("{what} {name:?} differs from the verified cut, but is not listed as changed")
+                }
                 (Some(_), None) => format!("{what} {name:?} of the verified cut is missing"),
-                _ => format!("{what} {name:?} is not in the verified cut, and is not named as new"),
+                _ => format!("{what} {name:?} is not in the verified cut, and is not listed as new"),
             })
         };
         let tensors = self.tensors.keys().chain(found.tensors.keys());
         let mut tensors = tensors.filter_map(|name| text(name, "initializer", &self.tensors, &found.tensors));
         let nodes = self.nodes.keys().chain(found.nodes.keys());
-        let mut nodes = nodes.filter_map(|name| text(name, "the node that gives", &self.nodes, &found.nodes));
-        let other = || "inputs, outputs, operator sets or the order of nodes are not the verified cut's".to_owned();
+        let mut nodes = nodes.filter_map(|name| text(name, "the node with output", &self.nodes, &found.nodes));
+        let other = || "inputs, outputs, operator sets or the order of nodes differ from the verified cut".to_owned();
         Some(tensors.next().or_else(|| nodes.next()).unwrap_or_else(other))
     }
 }
 
 impl ChangedWeights {
-    /// What a file has that neither is in the verified cut nor named as changed, in words; `None` if nothing.
+    /// Describes a difference between a file and the verified cut that is not listed as changed; `None` if there is
+    /// none.
     ///
     /// # Errors
-    /// A tensor that can't be read.
+    /// Fails if a tensor can't be read.
     pub(crate) fn unnamed_difference(&self, file: &Model) -> Result<Option<String>, Error> {
         Ok(self.cut.difference(&CutDigest::of(file, &self.weights, &self.biases)?))
     }
 }
 
-/// What the graph takes and gives, and the operators that it is written in.
+/// Encodes the inputs and outputs of the graph, and its operator sets.
 fn interface(model: &Model) -> Vec<u8> {
     let (proto, graph) = (model.proto(), model.graph());
     let mut opset_import = proto.opset_import.clone();
@@ -106,7 +110,7 @@ fn interface(model: &Model) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// A node in one form of several that mean the same, without the biases that were added.
+/// Encodes a node in a canonical form, without the biases that were added.
 fn canonical(model: &Model, node: &NodeProto, biases: &[AddedBias]) -> Result<Vec<u8>, Error> {
     let mut node = NodeProto { doc_string: String::new(), ..node.clone() };
     let output = node.first_output().to_owned();

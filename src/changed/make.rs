@@ -1,4 +1,4 @@
-//! Putting changed weights into the edits of a cut.
+//! Adds changed weights to the edits of a cut.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::onnx::names::Names;
 use crate::rewrite::Rewritten;
 use crate::write::{Edits, Streamed, WeightSource};
 
-/// Changes of a cut's weights under construction.
+/// Changes to a cut's weights that are being collected.
 #[derive(Debug)]
 pub struct Changes<'a> {
     analysis: &'a Analysis,
@@ -24,7 +24,7 @@ pub struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    /// Nothing of the cut has changed yet.
+    /// Starts with the unchanged cut.
     pub fn new(analysis: &'a Analysis, rewritten: &'a Rewritten) -> Self {
         let mut names = Names::of_graph(analysis.model.graph());
         let edits = rewritten.edits.clone();
@@ -36,11 +36,13 @@ impl<'a> Changes<'a> {
         Error::usage(text).in_file(self.analysis.model.path())
     }
 
-    /// Gives a weight of the cut other elements, converted to its type. `name` is that of the written file: of an
-    /// initializer, whole, sliced or computed, or of the output of a Constant node, which becomes an initializer.
+    /// Replaces the elements of a weight of the cut, converted to its type. `name` is its name in the written file:
+    /// that of an initializer (whole, sliced or computed), or the output of a Constant node, which becomes an
+    /// initializer.
     ///
     /// # Errors
-    /// The cut has no such weight; it has another shape; a subgraph reads it, it is an output, or it has changed already.
+    /// Fails if the cut has no such weight, if the shapes differ, if a subgraph takes the weight as input, if it is an
+    /// output, or if it was changed before.
     pub fn weight(&mut self, name: &str, source: Arc<dyn WeightSource>) -> Result<(), Error> {
         let graph = &self.analysis.graph;
         if self.weights.iter().any(|weight| weight.name == name) {
@@ -54,12 +56,13 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Why a weight can't change, if it can't; `name` is as for [`Changes::weight`].
+    /// Returns why a weight can't change; `None` if it can. `name` is as for [`Changes::weight`].
     pub fn refusal(&self, name: &str) -> Option<String> {
         self.readers(name).err()
     }
 
-    /// What a weight of the written file is in the original, and its readers there: first output and input slot.
+    /// Returns the tensor of the original for a weight of the written file, and its readers: first output and input
+    /// slot.
     fn readers(&self, name: &str) -> Result<(ValueId, Vec<(String, usize)>), String> {
         let graph = &self.analysis.graph;
         let slices = &self.rewritten.slices;
@@ -77,17 +80,19 @@ impl<'a> Changes<'a> {
             }
         }
         let Some(tensor) = tensor else {
-            return Err(format!("expected a weight {name:?} that nodes of the cut read, found none"));
+            return Err(format!("expected a weight {name:?} that nodes of the cut take as input, found none"));
         };
         if let Some(value) = graph.value(name).map(|value| &graph.values[value])
             && (value.is_output || !value.captured_by.is_empty())
         {
-            return Err(format!("weight {name:?} can't change: it is an output of the network or read in a subgraph"));
+            return Err(format!(
+                "weight {name:?} can't change: it is an output of the network or an input of a subgraph"
+            ));
         }
         Ok((tensor, readers))
     }
 
-    /// Whether [`Changes::bias`] can add a bias to a node of the cut, which must be the original's as well.
+    /// Returns whether [`Changes::bias`] can add a bias to a node of the cut. The original must have the same node.
     pub fn takes_bias(&self, node: &NodeProto, slot: usize, axis: usize) -> bool {
         let Analysis { graph, .. } = self.analysis;
         let value = graph.value(node.first_output());
@@ -101,12 +106,13 @@ impl<'a> Changes<'a> {
         is_same && at.proto.first_output() == node.first_output() && at.input(slot).is_none() && size.is_some()
     }
 
-    /// Adds a bias to a node that has none: a vector along an axis of its output, read at the empty input `slot`, which
-    /// adds it to the output by the operator's specification. `node` is the first output of the node. Returns the name of
-    /// the new initializer.
+    /// Adds a bias to a node that has none: a vector along an axis of its output. The node takes it at the empty input
+    /// `slot`, which the operator's specification adds to the output. `node` is the first output of the node. Returns
+    /// the name of the new initializer.
     ///
     /// # Errors
-    /// There is no such node, the slot is taken, or the vector is not as long as the axis after the cut.
+    /// Fails if there is no such node, the slot is taken, or the length of the vector differs from the axis after the
+    /// cut.
     pub fn bias(
         &mut self,
         node: &str,
@@ -117,13 +123,13 @@ impl<'a> Changes<'a> {
         let Analysis { model, graph, coupling, .. } = self.analysis;
         let value = graph.value(node).and_then(|value| Some((value, graph.values[value].producer?.0)));
         let Some((value, id)) = value else {
-            return Err(self.fail(format!("expected a node that gives {node:?}, found none")));
+            return Err(self.fail(format!("expected a node with output {node:?}, found none")));
         };
         let at: &Node = &graph.nodes[id];
         let fact = self.rewritten.facts.values[value].as_ref();
         let size = fact.and_then(|fact| fact.shape.as_ref()?.get(axis)?.as_const());
         let Some((fact, size)) = fact.zip(size.filter(|size| *size >= 0)) else {
-            let text = format!("axis {axis} of {node:?} has no size that is known, so it can't get a bias");
+            let text = format!("can't add a bias along axis {axis} of {node:?}: the size of the axis is not known");
             return Err(self.fail(text).at_node(&at.name, at.op()));
         };
         let layout = coupling.layouts[value].as_ref();
@@ -137,10 +143,11 @@ impl<'a> Changes<'a> {
         Ok(name)
     }
 
-    /// The edits that write the file, and what its plan says. `cut` is the verified cut, before anything changed.
+    /// Returns the edits that write the file, and the description for its plan. `cut` is the verified cut before any
+    /// change.
     ///
     /// # Errors
-    /// The cut can't be read, or is the file of other edits.
+    /// Fails if the cut can't be read, or was written by other edits.
     pub fn finish(self, cut: &Model) -> Result<(Edits, ChangedWeights), Error> {
         let Self { weights, biases, edits, .. } = self;
         for weight in &weights {
@@ -148,7 +155,7 @@ impl<'a> Changes<'a> {
             let is_node = cut.graph().node.iter().any(|node| node.first_output() == weight.name);
             if stored.map_or(!is_node, |tensor| tensor.dims != weight.dims) {
                 let text =
-                    format!("expected the cut whose weights change, with {:?} of {:?}", weight.name, weight.dims);
+                    format!("expected the verified cut with a weight {:?} of shape {:?}", weight.name, weight.dims);
                 return Err(Error::invalid(cut.path(), text));
             }
         }

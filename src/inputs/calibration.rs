@@ -1,4 +1,4 @@
-//! Inputs that a pipeline was run on: a file for every evaluation of its denoiser, as Olive saves them.
+//! Recorded inputs of a pipeline: one file for every evaluation of its denoiser, as Olive saves them.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,8 @@ use crate::array::{Array, element_count};
 use crate::error::Error;
 use crate::graph::model::Model;
 
-/// The number of a file such as `12_unet_input.npz` or `12_unet_input_neg.npz`, and whether it is without a prompt.
+/// Returns the number of a file such as `12_unet_input.npz` or `12_unet_input_neg.npz`, and whether it is the run
+/// without a prompt.
 fn number(path: &Path) -> Option<(usize, bool)> {
     let stem = path.file_name()?.to_str()?.strip_suffix(".npz")?;
     let (stem, is_negative) = stem.strip_suffix("_neg").map_or((stem, false), |stem| (stem, true));
@@ -16,7 +17,7 @@ fn number(path: &Path) -> Option<(usize, bool)> {
     Some((number.parse().ok()?, is_negative))
 }
 
-/// The files of a folder and of those in it, one for each prompt, in the order in which they were written.
+/// Returns the files of a folder and of its subfolders (one for each prompt), in the order in which they were written.
 fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let fail = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}")).caused_by(error);
     let entries = folder.read_dir().map_err(fail)?.map(|entry| entry.map(|entry| entry.path()));
@@ -34,19 +35,19 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(all)
 }
 
-/// Reads the inputs of all evaluations that a folder holds, the rows of each array one after the other; of inputs without axes
-/// those of the first.
+/// Reads the inputs of all evaluations in a folder and concatenates the rows of each array. Of inputs without axes,
+/// those of the first evaluation are used.
 ///
 /// # Errors
-/// No such files; as [`read`]; files with other arrays than the first.
+/// Fails if there are no such files, if [`read`] fails, or if a file has other arrays than the first.
 pub(super) fn read_folder(model: &Model, folder: &Path) -> Result<Vec<(String, Array)>, Error> {
     let files = files(folder)?;
     let [first, others @ ..] = files.as_slice() else {
         return Err(Error::unreadable(
             folder,
-            "expected a folder with files such as 0_unet_input.npz, found none of them",
+            "expected a folder with files such as 0_unet_input.npz, found no such file",
         )
-        .hint("name the folder that Olive saved the inputs of the pipeline into, or one .npz file"));
+        .hint("give the folder in which Olive saved the inputs of the pipeline, or one .npz file"));
     };
     let mut all: Vec<(String, Vec<Array>)> =
         read(model, first)?.into_iter().map(|(name, array)| (name, vec![array])).collect();
@@ -62,7 +63,10 @@ pub(super) fn read_folder(model: &Model, folder: &Path) -> Result<Vec<(String, A
                 Some(array) if fits(&array) => rows.push(array),
                 found => {
                     let found = found.map_or("none".to_owned(), |array| format!("{:?}", array.dims));
-                    let text = format!("array {name:?}: expected rows as in {}, found {found}", first.display());
+                    let text = format!(
+                        "array {name:?}: expected the element type and row shape of the array in {}, found {found}",
+                        first.display()
+                    );
                     return Err(Error::unreadable(file, text));
                 }
             }
@@ -71,7 +75,7 @@ pub(super) fn read_folder(model: &Model, folder: &Path) -> Result<Vec<(String, A
     Ok(all.into_iter().filter_map(|(name, rows)| Some((name, one_after_another(&rows)?))).collect())
 }
 
-/// The rows of all arrays in one; the first of arrays without axes.
+/// Concatenates the rows of all arrays; returns the first array if they have no axes.
 fn one_after_another(arrays: &[Array]) -> Option<Array> {
     let first = arrays.first()?;
     let mut dims = first.dims.clone();
@@ -87,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_known_by_their_names() {
+    fn files_are_recognised_by_their_names() {
         let of = |name: &str| number(Path::new(name));
         assert_eq!([of("0_unet_input.npz"), of("12_unet_input_neg.npz")], [Some((0, false)), Some((12, true))]);
         for other in

@@ -1,4 +1,4 @@
-//! Inputs that are drawn: of the element type and the sizes that the graph declares, in the range that its readers take.
+//! Random inputs with the element types and sizes that the graph declares, in the range that its nodes expect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +11,15 @@ use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, ValueId};
 use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 
-/// Draws every input of the graph at the given sizes.
+/// Generates every input of the graph at the given sizes.
 ///
 /// # Errors
-/// An input of a type that can't be drawn or of unknown rank.
+/// Fails for an input of an unsupported element type or of unknown rank.
 pub fn draw_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
     draw_where(analysis, sizes, seed, &|_| true)
 }
 
-/// Draws those inputs whose names are wanted.
+/// Generates the inputs whose names are wanted.
 pub(super) fn draw_where(
     analysis: &Analysis,
     sizes: &Sizes,
@@ -34,9 +34,10 @@ pub(super) fn draw_where(
         }
         let fail = |text: &str| Error::invalid(analysis.model.path(), format!("graph input {name:?} {text}"));
         let fact = analysis.facts.values[*input].as_ref().ok_or_else(|| fail("is not a tensor"))?;
-        let element_type =
-            ElementType::from_onnx(fact.dtype as i32).ok_or_else(|| fail("has an element type that can't be drawn"))?;
-        let shape = fact.shape.as_ref().ok_or_else(|| fail("declares no shape"))?;
+        let element_type = ElementType::from_onnx(fact.dtype as i32)
+            .ok_or_else(|| fail("has an element type for which no random input can be generated"))?;
+        let shape =
+            fact.shape.as_ref().ok_or_else(|| fail("declares no shape, so no random input can be generated"))?;
         let dims = shape
             .iter()
             .map(|dim| match dim.eval(sizes) {
@@ -50,10 +51,10 @@ pub(super) fn draw_where(
     draw(&specs, &BTreeMap::new(), seed).map_err(|error| Error::invalid(analysis.model.path(), error.to_string()))
 }
 
-/// Draws one input of the graph at the given sizes.
+/// Generates one input of the graph at the given sizes.
 ///
 /// # Errors
-/// No input of this name, or one that can't be drawn.
+/// Fails if no input has this name, or if it can't be generated.
 pub fn draw_input(
     (model, graph, facts): (&Model, &Graph, &Facts),
     name: &str,
@@ -63,16 +64,20 @@ pub fn draw_input(
     let fail = |text: String| Error::invalid(model.path(), text);
     let input = graph.value(name).ok_or_else(|| fail(format!("there is no graph input {name:?}")))?;
     let element_type = facts.values[input].as_ref().and_then(|fact| ElementType::from_onnx(fact.dtype as i32));
-    let element_type =
-        element_type.ok_or_else(|| fail(format!("graph input {name:?} has an element type that can't be drawn")))?;
+    let element_type = element_type.ok_or_else(|| {
+        fail(format!("graph input {name:?} has an element type for which no random input can be generated"))
+    })?;
     let range = range_of((model, graph, facts), input, !element_type.is_float());
     let dims = dims.iter().map(|size| InputDim::Fixed(i64::try_from(*size).unwrap_or(i64::MAX))).collect();
     let spec = InputSpec { name: name.to_owned(), element_type, dims, range };
     let mut drawn = draw(&[spec], &BTreeMap::new(), seed).map_err(|error| fail(error.to_string()))?;
-    drawn.pop().map(|(_, array)| array).ok_or_else(|| fail(format!("graph input {name:?} can't be drawn")))
+    drawn
+        .pop()
+        .map(|(_, array)| array)
+        .ok_or_else(|| fail(format!("no random input can be generated for graph input {name:?}")))
 }
 
-/// The range in which the values of an input make sense: rows of the table that it indexes, timesteps, noise levels.
+/// Returns the meaningful range of an input's values: rows of the table that it indexes, timesteps, noise levels.
 fn range_of((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId, is_integer: bool) -> Option<(f64, f64)> {
     let name = graph.values[input].name.to_lowercase();
     let is_timestep = ["timestep", "time_step", "timesteps"].iter().any(|word| name.contains(word))
@@ -89,7 +94,8 @@ fn range_of((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId, is_
     None
 }
 
-/// The smallest table that a Gather-like reader indexes with the value, through operators that keep integers.
+/// Returns the row count of the smallest table that the value indexes, as in Gather, directly or through integer
+/// operators.
 fn indexed_rows((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId) -> Option<i64> {
     let mut open = vec![input];
     let mut seen = BTreeSet::new();
@@ -100,7 +106,7 @@ fn indexed_rows((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId)
         }
         for (node, slot) in &graph.values[value].consumers {
             let node = &graph.nodes[*node];
-            // Input 1 of a node whose input 0 is a weight matrix: a table that is looked up.
+            // Input 1 of a node whose input 0 is a weight matrix: an embedding table.
             let table = node.input(0).filter(|table| *slot == 1 && graph.tensor(model, *table).is_some());
             if let Some(table) = table
                 && let Some(fact) = facts.values[table].as_ref().filter(|fact| fact.is_float())

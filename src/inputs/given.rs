@@ -1,4 +1,4 @@
-//! Inputs that a user gives.
+//! Inputs that the user gives.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ fn input_names(graph: &Graph) -> impl Iterator<Item = &str> {
     graph.inputs.iter().map(|input| graph.values[*input].name.as_str())
 }
 
-/// Refuses arrays that no input of the graph takes.
+/// Refuses arrays that match no input of the graph.
 ///
 /// # Errors
-/// A name that is no input of the graph.
+/// Fails if a name is no input of the graph.
 pub fn check_names(model: &Model, graph: &Graph, given: &[(String, Array)]) -> Result<(), Error> {
     match given.iter().find(|(name, _)| !input_names(graph).any(|own| own == name)) {
         None => Ok(()),
@@ -29,7 +29,7 @@ pub fn check_names(model: &Model, graph: &Graph, given: &[(String, Array)]) -> R
     }
 }
 
-/// The sizes that a graph input declares; `None` where it declares no shape, or an axis no size.
+/// Returns the sizes that a graph input declares; `None` if it declares no shape, or for an axis without a fixed size.
 fn declared_dims(input: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref()?.value.as_ref() else { return None };
     let dims = tensor.shape.as_ref()?.dim.iter().map(|dim| match dim.value {
@@ -39,7 +39,7 @@ fn declared_dims(input: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     Some(dims.collect())
 }
 
-/// The inputs of a model that declare a rank, by name, with the sizes that they fix.
+/// Returns the inputs of a model that declare a rank: name and fixed sizes.
 pub fn declared(model: &Model) -> Vec<(String, Vec<Option<i64>>)> {
     let graph = model.graph();
     let is_input = |name: &str| graph.initializer.iter().all(|tensor| tensor.name != name);
@@ -47,10 +47,10 @@ pub fn declared(model: &Model) -> Vec<(String, Vec<Option<i64>>)> {
     inputs.filter_map(|input| Some((input.name.clone(), declared_dims(input)?))).collect()
 }
 
-/// Refuses arrays that would take more memory than there is: once packed as bytes, once as elements.
+/// Refuses arrays that would take more memory than is available: they are held once as bytes and once as elements.
 ///
 /// # Errors
-/// See above; a header that can't be read.
+/// Fails in this case, or if a header can't be read.
 pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
     let fail = |text: String| Error::usage(text).of_kind(ErrorKind::Unreadable);
     let counts = file.entries().iter().map(Entry::byte_count).collect::<Result<Vec<u64>, NpzError>>();
@@ -60,11 +60,11 @@ pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
     check_memory(total.saturating_mul(2)).map_err(|text| fail(format!("{what} can't be read: {text}")))
 }
 
-/// Reads arrays by the names of a model's inputs. What no input takes is refused before any of the file is unpacked.
+/// Reads arrays by the names of a model's inputs. Arrays that match no input are refused before the file is unpacked.
 ///
 /// # Errors
-/// A name that is no input of the model, sizes that the input does not have (the first aside, which counts rows), more
-/// than fits into memory; a file that can't be read.
+/// Fails if a name is no input of the model, if sizes differ from the input's (except the first, which counts rows), if
+/// the arrays don't fit into memory, or if the file can't be read.
 pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
     let fail = |error: NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
     let mut file = ArrayFile::open(path).map_err(fail)?;
@@ -79,11 +79,11 @@ pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, E
         };
         let found = entry.dims().map_err(fail)?;
         let Some(expected) = declared_dims(input) else { continue };
-        // Networks that take single samples may be given many, one in turn.
+        // A network that takes single samples may get many; they are run in turn.
         let fits = |(axis, (size, found)): (usize, (&Option<i64>, &usize))| {
             axis == 0 || size.is_none_or(|size| usize::try_from(size) == Ok(*found))
         };
-        // One number in an axis of its own is as good as without.
+        // An array of shape [1] is accepted for a scalar.
         if expected.is_empty() && *found == [1] {
             continue;
         }
@@ -108,7 +108,7 @@ pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, E
     Ok(arrays)
 }
 
-/// `count` rows of an array, spread over it; all of them where it has no more, or no number is given.
+/// Returns `count` rows of an array, evenly spread; all rows if it has no more, or if no count is given.
 pub(super) fn some_rows(array: &Array, count: Option<usize>) -> Array {
     let Some(rows) = array.dims.first().copied().filter(|rows| count.is_some_and(|count| count < *rows)) else {
         return array.clone();

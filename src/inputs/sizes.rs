@@ -1,4 +1,4 @@
-//! The sizes of symbolic dimensions at which a network runs, and whether a run at them fits into memory.
+//! The sizes of symbolic dimensions that a network is run with, and whether such a run fits into memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::macs::memory::{Footprint, refuse_beyond};
 use crate::runtime::available_memory;
 
-/// Sets of sizes for the symbolic dimensions to try in turn; one where there are none. The first two are meant, the
-/// others stand in for them where a network refuses them: some declare a symbolic batch, yet run at one only. No size is
-/// larger than `most` says; the last set has just those.
+/// Returns sets of sizes for the symbolic dimensions to run in turn; a single set if there are none. The first two sets
+/// are the intended ones. The others replace them if the network refuses them: some networks declare a symbolic batch,
+/// but accept one size only. No size exceeds `most`. The last set has exactly the sizes of `most`.
 pub fn size_variants(analysis: &Analysis, given: &Sizes, most: &Sizes) -> Vec<Sizes> {
     let mut names = BTreeSet::new();
     for input in &analysis.graph.inputs {
@@ -34,7 +34,7 @@ pub fn size_variants(analysis: &Analysis, given: &Sizes, most: &Sizes) -> Vec<Si
             variants.push(sizes);
         }
     };
-    // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
+    // Batches of different size, and other sizes unchanged or doubled: this reveals a hard-coded size.
     for (batch, factor) in [(1, 1), (2, 2), (2, 1), (3, 1), (4, 1)] {
         add(&|_, size| if size == 1 { batch } else { size.saturating_mul(factor) });
     }
@@ -44,10 +44,10 @@ pub fn size_variants(analysis: &Analysis, given: &Sizes, most: &Sizes) -> Vec<Si
     variants
 }
 
-/// The sizes to try in turn whose runs fit into memory, numbered among all.
+/// Returns the sets of sizes whose runs fit into memory, with their numbers among all sets.
 ///
 /// # Errors
-/// A name that is no input of the graph; too little memory for any sizes.
+/// Fails if a name matches no input of the graph, or if no set of sizes fits into memory.
 pub fn affordable_sizes(analysis: &Analysis, options: &InputOptions<'_>) -> Result<Vec<(usize, Sizes)>, Error> {
     affordable_within(available_memory(), analysis, options)
 }
@@ -88,7 +88,7 @@ pub(super) fn affordable_within(
     }
 }
 
-/// The error of a run that no sizes make small enough.
+/// Returns the error for a run that does not fit into memory at any of the sizes.
 fn too_large(available: Option<u64>, analysis: &Analysis, purpose: Purpose, needed: u64, sizes: &Sizes) -> Error {
     let shapes: Vec<String> = analysis
         .graph
@@ -107,17 +107,17 @@ fn too_large(available: Option<u64>, analysis: &Analysis, purpose: Purpose, need
         Ok(()) => Error::unmet(what),
     };
     let otherwise = match purpose {
-        Purpose::Verification => "run it where more memory is free, or write the file unverified with --no-verify",
-        Purpose::Timing => "leave it out with --no-latency",
+        Purpose::Verification => "run on a machine with more memory, or skip verification with --no-verify",
+        Purpose::Timing => "skip timing with --no-latency",
     };
     let hint = match sizes.is_empty() {
-        true => format!("the file fixes all sizes of its inputs, so that no smaller ones can be drawn; {otherwise}"),
-        false => format!("give smaller sizes with --size, or {otherwise}"),
+        true => format!("the model fixes all sizes of its inputs, so smaller inputs are not possible; {otherwise}"),
+        false => format!("use smaller sizes with --size, or {otherwise}"),
     };
     error.in_file(analysis.model.path()).hint(hint)
 }
 
-/// The declared shape of an input.
+/// Returns the declared shape of an input.
 pub(super) fn shape_of<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Vec<Dim>> {
     analysis.facts.values[analysis.graph.value(name)?].as_ref()?.shape.as_ref()
 }

@@ -56,7 +56,7 @@ fn options<'a>(inputs: &'a [(String, Array)], sizes: &'a Sizes) -> InputOptions<
 }
 
 #[test]
-fn as_many_rows_are_taken_as_sizes_ask_for() {
+fn the_number_of_rows_follows_the_sizes() {
     let analysis = analysis(&["batch", "4"], &["batch", "4"]);
     let (all, sizes) = (vec![("c".to_owned(), array(2048, 4)), ("x".to_owned(), array(2048, 4))], Sizes::new());
     for given in [&all[..1], &all[..]] {
@@ -64,12 +64,12 @@ fn as_many_rows_are_taken_as_sizes_ask_for() {
         let rows = |inputs: &[(String, Array)]| inputs.iter().map(|(_, array)| array.dims[0]).collect::<Vec<_>>();
         assert_eq!(rows(&variants[0].1), [1, 1]);
         assert_eq!(rows(&variants[1].1), [2, 2]);
-        // Where a network refuses those, all rows are left to try.
+        // The last variant has all rows, in case the network refuses the others.
         assert_eq!(rows(&variants.last().unwrap().1), [2048, 2048]);
         let c = variants[1].1.iter().find(|(name, _)| name == "c").unwrap();
         assert_eq!(c.1.to_f64().iter().step_by(4).copied().collect::<Vec<_>>(), [512.0, 1536.0]);
     }
-    // A size that is given, and rows that are few, are kept to.
+    // A size given by the user is used for all variants, and an array with few rows limits the sizes.
     let sizes = Sizes::from([("batch".to_owned(), 5)]);
     let variants = input_variants(&analysis, &options(&all, &sizes)).unwrap();
     assert!(variants.iter().all(|(_, inputs)| inputs[0].1.dims[0] == 5), "{}", variants.len());
@@ -79,7 +79,7 @@ fn as_many_rows_are_taken_as_sizes_ask_for() {
 }
 
 #[test]
-fn sizes_beyond_the_memory_are_left_out_or_refused() {
+fn sizes_that_exceed_memory_are_left_out_or_refused() {
     let sizes = Sizes::new();
     let symbolic = analysis(&["batch", "tokens", "4"], &["4"]);
     let all = affordable_within(None, &symbolic, &options(&[], &sizes)).unwrap();

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::array::{Array, ArrayData, ElementType};
 
-/// The values in `bytes`, of which the length must be a multiple of the element size.
+/// Decodes the values in `bytes`. The length must be a multiple of the element size.
 pub(super) fn decode(element_type: ElementType, bytes: &[u8], big_endian: bool) -> ArrayData {
     macro_rules! values {
         ($kind:ty, $variant:ident) => {
@@ -39,7 +39,7 @@ pub(super) fn decode(element_type: ElementType, bytes: &[u8], big_endian: bool) 
     }
 }
 
-/// The array whose elements are given with the first axis varying fastest.
+/// Converts elements in column-major order (first axis fastest) to an array in row-major order.
 pub(super) fn to_row_major(dims: Vec<usize>, data: &ArrayData) -> Array {
     let order = row_major_positions(&dims, data.len());
     macro_rules! reordered {
@@ -55,7 +55,7 @@ pub(super) fn to_row_major(dims: Vec<usize>, data: &ArrayData) -> Array {
     Array { dims, data }
 }
 
-/// For each element in row-major order, its position in column-major order.
+/// Returns, for each element in row-major order, its position in column-major order.
 fn row_major_positions(dims: &[usize], count: usize) -> Vec<usize> {
     let mut strides = Vec::with_capacity(dims.len());
     let mut stride = 1;

@@ -1,4 +1,4 @@
-//! A file of arrays of which the headers are read first, so that what it claims can be judged before any of it is unpacked.
+//! A file of arrays. Headers are read first, so that sizes can be checked before anything is unpacked.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -12,54 +12,54 @@ use super::stored::StoredArray;
 use crate::array::{Array, ElementType, element_count};
 use crate::files::{map, open};
 
-/// Arrays above this many bytes are not read whole, since a damaged header would otherwise ask for all memory.
+/// Arrays of more bytes are not read whole, since a damaged header could otherwise request all memory.
 const BYTE_LIMIT: u64 = 1 << 36;
 
-/// Bytes that one byte of an archive can unpack to: deflate repeats at most 258 with two bits.
+/// Maximum number of bytes that one byte of an archive unpacks to: deflate encodes up to 258 bytes in two bits.
 const DEFLATE_RATIO: u64 = 1032;
 
-/// An open file that can be read at any place.
+/// An open file with random access.
 trait Source: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Source for T {}
 
-/// Where the arrays are.
+/// The container of the arrays.
 enum Form {
-    /// One array.
+    /// A single array.
     Npy(Box<dyn Source>),
-    /// One array a member.
+    /// An archive with one array per member.
     Npz(zip::ZipArchive<Box<dyn Source>>),
 }
 
-/// What the file says of an array.
+/// An array of the file, as its header describes it.
 #[derive(Debug)]
 pub struct Entry {
     name: String,
-    /// What its header says, or why it can't be read.
+    /// The content of its header, or why it can't be read.
     claimed: Result<Claimed, String>,
-    /// Where it begins in the file, unless it is packed.
+    /// The offset in the file at which it begins. `None`: it is compressed.
     place: Option<u64>,
 }
 
-/// What the header of an array says.
+/// The content of an array's header.
 #[derive(Debug)]
 struct Claimed {
     header: Header,
-    /// Bytes of the header.
+    /// Number of bytes of the header.
     start: u64,
-    /// Bytes of the elements.
+    /// Number of bytes of the elements.
     length: usize,
 }
 
-/// A file of arrays, of which only the headers have been read.
+/// A file of arrays. Only the headers have been read.
 pub struct ArrayFile {
     form: Form,
     entries: Vec<Entry>,
-    /// The whole file, if it is mapped.
+    /// The whole file, if it is memory-mapped.
     mapped: Option<Bytes>,
 }
 
 impl Entry {
-    /// The name of the array.
+    /// Returns the name of the array.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -69,40 +69,40 @@ impl Entry {
         self.claimed.as_ref().map_err(fail)
     }
 
-    /// The sizes of the array.
+    /// Returns the sizes of the array.
     ///
     /// # Errors
-    /// The header can't be read, or contradicts the file.
+    /// Fails if the header can't be read or contradicts the file.
     pub fn dims(&self) -> Result<&[usize], NpzError> {
         Ok(&self.claimed()?.header.dims)
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     ///
     /// # Errors
-    /// As [`Entry::dims`].
+    /// Same as [`Entry::dims`].
     pub fn element_type(&self) -> Result<ElementType, NpzError> {
         Ok(self.claimed()?.header.element_type)
     }
 
-    /// Bytes of the elements.
+    /// Returns the number of bytes of the elements.
     ///
     /// # Errors
-    /// As [`Entry::dims`].
+    /// Same as [`Entry::dims`].
     pub fn byte_count(&self) -> Result<u64, NpzError> {
         Ok(self.claimed()?.length as u64)
     }
 }
 
 impl Claimed {
-    /// Reads a header; `available` are the bytes of header and elements together, at most.
+    /// Reads a header; `available` is the maximum number of bytes of header and elements together.
     fn read(source: &mut dyn Read, available: u64) -> Result<Self, String> {
         let (header, start) = Header::read(source)?;
-        let count = element_count(&header.dims).ok_or("the shape overflows")?;
-        let length = count.checked_mul(header.element_type.byte_count()).ok_or("the shape overflows")?;
+        let count = element_count(&header.dims).ok_or("the number of elements overflows")?;
+        let length = count.checked_mul(header.element_type.byte_count()).ok_or("the number of bytes overflows")?;
         let found = available.saturating_sub(start);
         if length as u64 > found {
-            return Err(format!("the shape {:?} needs {length} bytes, at most {found} are there", header.dims));
+            return Err(format!("shape {:?} needs {length} bytes, the file has at most {found}", header.dims));
         }
         Ok(Self { header, start, length })
     }
@@ -111,14 +111,14 @@ impl Claimed {
     fn elements(&self, source: &mut dyn Read) -> Result<Array, String> {
         if self.length as u64 > BYTE_LIMIT {
             let (dims, length) = (&self.header.dims, self.length);
-            return Err(format!("the shape {dims:?} needs {length} bytes, more than {BYTE_LIMIT}"));
+            return Err(format!("shape {dims:?} needs {length} bytes, more than the limit of {BYTE_LIMIT}"));
         }
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(self.length).map_err(|_| format!("there is no memory for {} bytes", self.length))?;
+        bytes.try_reserve_exact(self.length).map_err(|_| format!("can't allocate {} bytes", self.length))?;
         source.take(self.length as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
         let Header { element_type, big_endian, fortran_order, dims } = &self.header;
         if bytes.len() < self.length {
-            return Err(format!("the shape {dims:?} needs {} bytes, {} are there", self.length, bytes.len()));
+            return Err(format!("shape {dims:?} needs {} bytes, the file has {}", self.length, bytes.len()));
         }
         let data = decode(*element_type, &bytes, *big_endian);
         drop(bytes);
@@ -130,21 +130,21 @@ impl Claimed {
 }
 
 impl ArrayFile {
-    /// Opens a `.npz` file, or a `.npy` file, whose one array has the file's own name without the extension.
+    /// Opens a `.npz` file, or a `.npy` file, whose array is named after the file without its extension.
     ///
     /// # Errors
-    /// The file can't be read, is no regular file, or is neither.
+    /// Fails if the file can't be read, is not a regular file, or has neither format.
     pub fn open(path: &Path) -> Result<Self, NpzError> {
         let (file, found) = open(path)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         Self::of(Box::new(std::io::BufReader::new(file)), found.len(), name)
     }
 
-    /// As [`ArrayFile::open`], mapped into memory: [`ArrayFile::stored`] then takes arrays that are not packed as they
-    /// lie in the file.
+    /// Does the same as [`ArrayFile::open`], but maps the file into memory: [`ArrayFile::stored`] then returns
+    /// uncompressed arrays without copying them.
     ///
     /// # Errors
-    /// As [`ArrayFile::open`].
+    /// Same as [`ArrayFile::open`].
     pub fn map(path: &Path) -> Result<Self, NpzError> {
         let bytes = map(path)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -152,10 +152,10 @@ impl ArrayFile {
         Ok(Self { mapped: Some(bytes), ..file })
     }
 
-    /// A file in memory; `name` is that of the array of a `.npy` file.
+    /// Opens a file in memory; `name` is the name of the array if it is a `.npy` file.
     ///
     /// # Errors
-    /// As [`ArrayFile::open`].
+    /// Same as [`ArrayFile::open`].
     pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Result<Self, NpzError> {
         let length = bytes.len() as u64;
         Self::of(Box::new(Cursor::new(bytes)), length, name.to_owned())
@@ -175,7 +175,7 @@ impl ArrayFile {
         for index in 0..archive.len() {
             let mut member = archive.by_index(index)?;
             let name = member.name().strip_suffix(".npy").unwrap_or(member.name()).to_owned();
-            // The size in the directory is a claim, and so is that in the header; what the packed bytes can hold is none.
+            // Directory and header may both claim a wrong size. The number of packed bytes is a reliable limit.
             let (most, place) = match member.compression() {
                 zip::CompressionMethod::Stored => (member.compressed_size(), Some(member.data_start())),
                 _ => (member.compressed_size().saturating_mul(DEFLATE_RATIO), None),
@@ -187,7 +187,7 @@ impl ArrayFile {
         Ok(Self { form: Form::Npz(archive), entries, mapped: None })
     }
 
-    /// The arrays, in the order in which they are stored.
+    /// Returns the arrays, in the order in which they are stored.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -195,10 +195,10 @@ impl ArrayFile {
     /// Reads the array at a position among the entries.
     ///
     /// # Errors
-    /// The array can't be read, or is not what its header says.
+    /// Fails if the array can't be read, or does not match its header.
     ///
     /// # Panics
-    /// There is no such entry.
+    /// Panics if there is no such entry.
     pub fn read(&mut self, at: usize) -> Result<Array, NpzError> {
         let entry = &self.entries[at];
         let claimed = entry.claimed()?;
@@ -212,17 +212,17 @@ impl ArrayFile {
                 let mut member = archive.by_index(at)?;
                 std::io::copy(&mut member.by_ref().take(claimed.start), &mut std::io::sink())?;
                 let array = claimed.elements(&mut member).map_err(fail)?;
-                // At its end, the member is compared with its checksum.
+                // Reading to the end verifies the checksum of the member.
                 match member.read(&mut [0])? {
                     0 => Ok(array),
-                    _ => Err(fail(format!("there are more than the {} bytes of its shape", claimed.length))),
+                    _ => Err(fail(format!("more data than the {} bytes of its shape", claimed.length))),
                 }
             }
         }
     }
 
-    /// The elements of the array at a position among the entries where they lie in the mapped file, if they do: the
-    /// file is mapped, and the array neither packed nor stored with its first axis varying fastest.
+    /// Returns the array at a position among the entries without copying it. `None`: the file is not mapped, or the
+    /// array is compressed or in column-major order.
     fn in_place(&self, at: usize) -> Option<StoredArray> {
         let (bytes, entry) = (self.mapped.as_ref()?, self.entries.get(at)?);
         let Claimed { header, start, length } = entry.claimed.as_ref().ok()?;
@@ -234,19 +234,21 @@ impl ArrayFile {
         StoredArray::new(header.dims.clone(), header.element_type, header.big_endian, bytes.slice(from..to))
     }
 
-    /// Whether [`ArrayFile::stored`] takes the array at this position as it lies in the mapped file, without reading it.
+    /// Returns whether [`ArrayFile::stored`] returns the array at this position from the mapped file, without reading
+    /// it.
     pub fn is_in_place(&self, at: usize) -> bool {
         self.in_place(at).is_some()
     }
 
-    /// The array at a position among the entries for reading single rows: as it lies in the mapped file
-    /// ([`ArrayFile::is_in_place`]), where the checksum of an archive is not compared, else read whole.
+    /// Returns the array at a position among the entries, for access to single rows. It refers to the mapped file if
+    /// possible ([`ArrayFile::is_in_place`]), without verifying the checksum of an archive. Otherwise the array is read
+    /// whole.
     ///
     /// # Errors
-    /// As [`ArrayFile::read`].
+    /// Same as [`ArrayFile::read`].
     ///
     /// # Panics
-    /// There is no such entry.
+    /// Panics if there is no such entry.
     pub fn stored(&mut self, at: usize) -> Result<StoredArray, NpzError> {
         match self.in_place(at) {
             Some(stored) => Ok(stored),
@@ -257,7 +259,7 @@ impl ArrayFile {
     /// Reads all arrays with their names.
     ///
     /// # Errors
-    /// As [`ArrayFile::read`].
+    /// Same as [`ArrayFile::read`].
     pub fn read_all(&mut self) -> Result<Vec<(String, Array)>, NpzError> {
         (0..self.entries.len()).map(|at| Ok((self.entries[at].name.clone(), self.read(at)?))).collect()
     }

@@ -4,18 +4,18 @@ use std::io::Read;
 
 use crate::array::ElementType;
 
-/// What every `.npy` file begins with.
+/// The magic bytes at the start of a `.npy` file.
 pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
-/// Bytes of a header, at most; NumPy itself reads ten thousand.
+/// Maximum number of bytes of a header. NumPy itself accepts ten thousand.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// What the header says.
+/// The content of a header.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header {
     /// The type of the elements.
     pub(super) element_type: ElementType,
-    /// Whether the bytes of an element are stored most significant first.
+    /// Whether elements are stored with the most significant byte first.
     pub(super) big_endian: bool,
     /// Whether the first axis varies fastest.
     pub(super) fortran_order: bool,
@@ -24,12 +24,12 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header that a source begins with, and the bytes that it takes.
+    /// Reads the header at the start of a source; returns it with the number of bytes that it takes.
     pub(super) fn read(source: &mut dyn Read) -> Result<(Self, u64), String> {
         fn bytes<const N: usize>(source: &mut dyn Read) -> Result<[u8; N], String> {
             let mut bytes = [0; N];
             source.read_exact(&mut bytes).map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => "the file is cut off in the header".to_owned(),
+                std::io::ErrorKind::UnexpectedEof => "the file is truncated in the header".to_owned(),
                 _ => error.to_string(),
             })?;
             Ok(bytes)
@@ -40,7 +40,7 @@ impl Header {
         let (length, preamble) = match bytes(source)? {
             [1, _] => (u64::from(u16::from_le_bytes(bytes(source)?)), 10),
             [2 | 3, _] => (u64::from(u32::from_le_bytes(bytes(source)?)), 12),
-            [version, _] => return Err(format!("version {version} of the format is not known")),
+            [version, _] => return Err(format!("version {version} of the .npy format is not supported")),
         };
         if length > MOST_BYTES {
             return Err(format!("expected a header of at most {MOST_BYTES} bytes, found {length}"));
@@ -48,11 +48,11 @@ impl Header {
         let mut text = String::new();
         let read = source.take(length).read_to_string(&mut text);
         read.map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => "the header is not text".to_owned(),
+            std::io::ErrorKind::InvalidData => "the header is not valid UTF-8".to_owned(),
             _ => error.to_string(),
         })?;
         if text.len() as u64 != length {
-            return Err("the file is cut off in the header".to_owned());
+            return Err("the file is truncated in the header".to_owned());
         }
         let text = text.as_str();
         let (element_type, big_endian) = element_type(quoted(field(text, "descr")?)?)?;
@@ -62,7 +62,7 @@ impl Header {
     }
 }
 
-/// The text that follows `'key':` in the header's dictionary.
+/// Returns the text that follows `'key':` in the header's dictionary.
 fn field<'a>(text: &'a str, key: &str) -> Result<&'a str, String> {
     [format!("'{key}'"), format!("\"{key}\"")]
         .iter()
@@ -72,7 +72,7 @@ fn field<'a>(text: &'a str, key: &str) -> Result<&'a str, String> {
         .ok_or_else(|| format!("the header has no {key:?}"))
 }
 
-/// The content of the string literal that `text` begins with.
+/// Returns the content of the string literal at the start of `text`.
 fn quoted(text: &str) -> Result<&str, String> {
     let mut parts = text.split(['\'', '"']);
     match (parts.next(), parts.next(), parts.next()) {
@@ -81,7 +81,7 @@ fn quoted(text: &str) -> Result<&str, String> {
     }
 }
 
-/// The sizes in the tuple that `text` begins with.
+/// Returns the sizes in the tuple at the start of `text`.
 fn shape(text: &str) -> Result<Vec<usize>, String> {
     let inner = text.strip_prefix('(').and_then(|text| text.split_once(')')).ok_or("the shape is not a tuple")?.0;
     inner
@@ -93,7 +93,7 @@ fn shape(text: &str) -> Result<Vec<usize>, String> {
         .collect()
 }
 
-/// The element type and byte order of a NumPy type string such as `<f4`.
+/// Parses a NumPy type string such as `<f4`; returns the element type, and whether it is big-endian.
 fn element_type(descr: &str) -> Result<(ElementType, bool), String> {
     let (big_endian, code) = match descr.strip_prefix('>') {
         Some(code) => (true, code),
@@ -118,7 +118,7 @@ fn element_type(descr: &str) -> Result<(ElementType, bool), String> {
     Ok((element_type, big_endian))
 }
 
-/// A header for row-major, little-endian data, padded as the format asks.
+/// Returns a header for row-major, little-endian data, padded as the format requires.
 pub(super) fn to_bytes(element_type: ElementType, dims: &[usize]) -> Vec<u8> {
     let descr = match element_type {
         ElementType::F32 => "<f4",
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_parsed_and_aligned() {
+    fn written_headers_are_parsed_and_aligned() {
         for dims in [vec![], vec![3], vec![2, 0, 5], vec![1; 200]] {
             let bytes = to_bytes(ElementType::F16, &dims);
             assert_eq!(bytes.len() % 64, 0);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_an_error() {
+    fn every_truncated_header_is_an_error() {
         let bytes = to_bytes(ElementType::F32, &[2, 3]);
         for length in 0..bytes.len() {
             assert!(Header::read(&mut &bytes[..length]).is_err(), "{length}");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn unsupported_types_and_shapes_are_errors() {
         assert!(element_type("<c8").unwrap_err().contains("<c8"));
         assert!(quoted("[('a', '<f4')]").is_err());
         assert!(shape("(-1,)").is_err());

@@ -1,11 +1,11 @@
-//! Arrays as the bytes of a file, of which single rows are read.
+//! Arrays that keep the bytes of a file and decode single rows on demand.
 
 use bytes::Bytes;
 
 use super::elements::decode;
 use crate::array::{Array, ArrayData, ElementType, element_count};
 
-/// An array whose elements stay the bytes that a file has, mapped or in memory, in row-major order.
+/// An array in row-major order whose elements remain the bytes of a file, mapped or in memory.
 #[derive(Clone, Debug)]
 pub struct StoredArray {
     dims: Vec<usize>,
@@ -15,28 +15,28 @@ pub struct StoredArray {
 }
 
 impl StoredArray {
-    /// An array of these bytes, if they are as many as its elements take.
+    /// Creates an array from these bytes; `None` if their number does not match the shape.
     pub fn new(dims: Vec<usize>, element_type: ElementType, big_endian: bool, bytes: Bytes) -> Option<Self> {
         let length = element_count(&dims)?.checked_mul(element_type.byte_count())?;
         (length == bytes.len()).then_some(Self { dims, element_type, big_endian, bytes })
     }
 
-    /// The sizes of the axes; the first counts the rows.
+    /// Returns the sizes of the axes; the first is the number of rows.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
 
-    /// The sizes of a row.
+    /// Returns the sizes of a row.
     pub fn row_dims(&self) -> &[usize] {
         self.dims.get(1..).unwrap_or_default()
     }
 
-    /// The type of the elements.
+    /// Returns the type of the elements.
     pub fn element_type(&self) -> ElementType {
         self.element_type
     }
 
-    /// The elements of a row, if there is such a row. Only its bytes are touched.
+    /// Returns the elements of a row; `None` if there is no such row. Only its bytes are accessed.
     pub fn row(&self, number: usize) -> Option<ArrayData> {
         let count = self.dims.first().copied().filter(|count| number < *count)?;
         let length = self.bytes.len() / count;
@@ -54,7 +54,7 @@ impl From<&Array> for StoredArray {
     }
 }
 
-/// The elements in little-endian bytes, a whole number of them.
+/// Decodes elements from little-endian bytes. Bytes beyond the last whole element are ignored.
 pub fn from_bytes(element_type: ElementType, bytes: &[u8]) -> ArrayData {
     decode(element_type, bytes, false)
 }
@@ -64,13 +64,13 @@ mod tests {
     use super::*;
     use crate::npz::{ArrayFile, to_npy};
 
-    /// Three rows of two.
+    /// Returns an array of three rows with two elements each.
     fn array() -> Array {
         Array::new(vec![3, 2], ArrayData::I16(vec![1, 2, 3, 4, 5, -6])).unwrap()
     }
 
     #[test]
-    fn a_mapped_array_gives_its_rows() {
+    fn a_mapped_array_returns_its_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
         std::fs::write(&path, to_npy(&array()).unwrap()).unwrap();
@@ -83,10 +83,10 @@ mod tests {
     }
 
     #[test]
-    fn big_endian_rows_are_read_in_place_and_columns_first_are_not() {
+    fn big_endian_rows_are_read_in_place_but_column_major_ones_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
-        // numpy.array([[1, 2], [3, 4]], dtype=">i2"), then the same by columns.
+        // numpy.array([[1, 2], [3, 4]], dtype=">i2"), then the same in column-major order.
         for (order, in_place) in [("False", true), ("True", false)] {
             let header = format!("{{'descr': '>i2', 'fortran_order': {order}, 'shape': (2, 2), }}\n");
             let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_mapped_in_place_unless_packed() {
+    fn members_are_mapped_in_place_unless_compressed() {
         use std::io::Write;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npz");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_lie_are_refused() {
+    fn sizes_that_do_not_match_the_bytes_are_refused() {
         let bytes = Bytes::from(vec![0; 12]);
         assert!(StoredArray::new(vec![3, 2], ElementType::I16, false, bytes.clone()).is_some());
         assert!(StoredArray::new(vec![3, 3], ElementType::I16, false, bytes.clone()).is_none());

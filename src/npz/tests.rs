@@ -27,17 +27,17 @@ fn samples() -> Vec<(String, Array)> {
 }
 
 #[test]
-fn every_element_type_comes_back() {
+fn every_element_type_survives_a_round_trip() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("all.npz");
     let arrays = samples();
     write(&path, arrays.iter().map(|(name, array)| (name.as_str(), array))).unwrap();
     assert_eq!(read(&path).unwrap(), arrays);
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 
 #[test]
-fn a_lone_npy_takes_the_name_of_its_file() {
+fn a_single_npy_is_named_after_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sample.npy");
     let array = Array::new(vec![], ArrayData::I64(vec![-7])).unwrap();
@@ -45,13 +45,13 @@ fn a_lone_npy_takes_the_name_of_its_file() {
     assert_eq!(read(&path).unwrap(), [("sample".to_owned(), array)]);
 }
 
-/// The one array of a `.npy` file.
+/// Reads the array of a `.npy` file.
 fn from_npy(bytes: &[u8]) -> Result<Array, String> {
     let array = ArrayFile::from_bytes(bytes.to_vec(), "x").and_then(|mut file| file.read(0));
     array.map_err(|error| error.to_string())
 }
 
-/// A `.npy` file with this header text and data.
+/// Builds a `.npy` file with this header text and data.
 fn npy(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
@@ -61,7 +61,7 @@ fn npy(header: &str, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn columns_first_and_big_endian_are_read() {
+fn column_major_and_big_endian_arrays_are_read() {
     // numpy.asfortranarray([[1, 2, 3], [4, 5, 6]], dtype=">i2")
     let header = "{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\n";
     let array = from_npy(&npy(header, &[0, 1, 0, 4, 0, 2, 0, 5, 0, 3, 0, 6])).unwrap();
@@ -89,7 +89,7 @@ fn damaged_files_are_errors() {
 }
 
 #[test]
-fn a_mismatch_is_not_written() {
+fn an_array_whose_size_contradicts_its_shape_is_not_written() {
     let array = Array { dims: vec![4], data: ArrayData::U8(vec![1]) };
     assert!(to_bytes([("x", &array)]).is_err());
 }

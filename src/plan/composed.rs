@@ -1,4 +1,4 @@
-//! Two plans as one: the cut of a file that was cut before, in terms of the first original.
+//! Composes two plans: a cut of a file that was itself cut, in terms of the first original.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::graph::fact::static_shape;
 
-/// What a reader of a constant keeps: first output of the node, and input slot.
+/// The entry of the plan for every reader of a constant: first output of the node, and input slot.
 type Readers<'p> = HashMap<(&'p str, usize), &'p TensorPlan>;
 
 fn readers(plan: &Plan) -> Readers<'_> {
@@ -18,7 +18,8 @@ fn readers(plan: &Plan) -> Readers<'_> {
     all
 }
 
-/// The kept indices in the original: `first` keeps some of it, `second` some of those.
+/// Returns the kept indices of the original: `first` keeps some of its indices, `second` some of those that `first`
+/// keeps.
 fn indices(first: Option<&Vec<usize>>, second: &[usize]) -> Option<Vec<usize>> {
     match first {
         Some(first) => second.iter().map(|at| first.get(*at).copied()).collect(),
@@ -27,19 +28,19 @@ fn indices(first: Option<&Vec<usize>>, second: &[usize]) -> Option<Vec<usize>> {
 }
 
 impl Plan {
-    /// The plan that does at once what this one and then `second`, a plan for the file that this one describes, do. Of
-    /// `original`, for which this plan was made. Weights that have changed are not its matter.
+    /// Returns the plan that does in one step what this plan and then `second` do. `second` is a plan for the file that
+    /// this plan describes, `original` the network for which this plan was made. Changed weights are not taken over.
     ///
-    /// Both cuts name a reader of a constant by the first output of its node, which cuts leave as it is. Groups keep what
-    /// both keep; they have no scores, since those of two cuts are not comparable.
+    /// Both plans identify a reader of a constant by the first output of its node, which a cut does not rename. A group
+    /// keeps the channels that both plans keep. It has no scores, since those of two cuts are not comparable.
     ///
     /// # Errors
-    /// The plans group channels in different ways; the second names a node that the original lacks: the first cut wrote a
-    /// fused node in other operators.
+    /// Fails if the plans were made with different `--attention` or `--norm-groups`, or if the second names a node that
+    /// the original lacks because the first cut wrote a fused node in standard operators.
     pub fn then(&self, second: &Plan, original: &Analysis) -> Result<Plan, Error> {
         if (self.attention, self.norm_groups) != (second.attention, second.norm_groups) {
-            let text = "two cuts with other choices of attention or norm groups have no plan in common";
-            return Err(Error::usage(text).hint("give the --attention and --norm-groups of the first cut"));
+            let text = "two cuts with different --attention or --norm-groups can't be combined into one plan";
+            return Err(Error::usage(text).hint("use the --attention and --norm-groups of the first cut"));
         }
         let mut tensors: BTreeMap<(String, BTreeMap<usize, Vec<usize>>), TensorPlan> = BTreeMap::new();
         let mut add = |tensor: &str, dims: &[i64], keep: BTreeMap<usize, Vec<usize>>, reader: (&str, usize)| {
@@ -54,8 +55,8 @@ impl Plan {
         let (before, after) = (readers(self), readers(second));
         let unread = |output: &str, slot: usize| {
             let text = format!(
-                "the two cuts have no plan in common: input {slot} of node {output:?} of the second is no constant of the \
-                 original"
+                "two cuts can't be combined into one plan: input {slot} of node {output:?} of the second cut is not a \
+                 constant of the original"
             );
             Error::unsupported(text).in_file(original.model.path())
         };
@@ -119,12 +120,13 @@ impl Plan {
     }
 }
 
-/// The groups of the first cut with what both keep of them; those that the second groups in another way are left out.
+/// Returns the groups of the first cut with the channels that both keep. Groups that the second cut forms differently
+/// are left out.
 fn groups(first: &[GroupPlan], second: &[GroupPlan]) -> Vec<GroupPlan> {
     let mut rest: Vec<&GroupPlan> = second.iter().collect();
     let mut composed = Vec::new();
     for group in first {
-        // Groups of one name differ in their members.
+        // Groups of the same name differ in their members.
         let is_same = |other: &&GroupPlan| {
             let places = |of: &GroupPlan| -> Vec<(usize, String)> {
                 of.members.iter().map(|member| (member.axis, member.role.clone())).collect()

@@ -1,4 +1,4 @@
-//! What a plan says of a refit.
+//! The part of a plan that describes a refit.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,40 +6,40 @@ use crate::diffusion::Sampler;
 use crate::graph::sizes::Sizes;
 use crate::refit::Weighting;
 
-/// How the weights of a cut were fitted, so that it can be repeated on the same data.
+/// How the weights of a cut were fitted, so that the refit can be repeated on the same data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RefitPlan {
-    /// Noisy samples of the fit.
+    /// Number of noisy samples of the fit.
     pub samples: usize,
-    /// Samples of a chunk, all at one timestep.
+    /// Number of samples in a chunk, all at one timestep.
     pub batch: usize,
-    /// Timesteps, spread evenly over the schedule.
+    /// Number of timesteps, spread evenly over the schedule.
     pub timesteps: usize,
-    /// Clean samples that were to be held out, at most.
+    /// Maximum number of clean samples to hold out.
     pub held_out: usize,
-    /// How much rows counted by timestep.
+    /// How rows were weighted by timestep.
     pub weights: Weighting,
-    /// What was added to the diagonal of every Gram matrix, over its mean.
+    /// The ridge added to the diagonal of every Gram matrix, relative to the mean of that diagonal.
     pub ridge: f64,
-    /// Rows of a layer's equations, at most.
+    /// Maximum number of rows in the equations of a layer.
     pub rows: usize,
-    /// Layers that were left out, as a regular expression.
+    /// A regular expression for the layers that were left out. `None`: no layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude: Option<String>,
     /// The seed.
     pub seed: u64,
-    /// Sizes of symbolic dimensions that were given.
+    /// The given sizes of symbolic dimensions.
     pub sizes: Sizes,
-    /// The process, in words.
+    /// The diffusion process, in words.
     pub process: String,
-    /// How the network drew the clean samples itself, where it did: the sampler, and the steps.
+    /// The sampler and its number of steps, if the network generated the clean samples. `None`: the samples were given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawn: Option<(Sampler, usize)>,
-    /// The BLAKE3 of the clean samples, as the network takes them, with their numbers in the data.
+    /// The BLAKE3 of the clean samples, as the network takes them, with their positions in the data.
     pub data_blake3: String,
     /// The BLAKE3 of the fitted weights in float32, with their names.
     pub weights_blake3: String,
-    /// The mean losses on the samples that were held out: of original, cut and refitted network.
+    /// The mean losses of original, cut and refitted network on the held-out samples. `None`: none were held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<[f64; 3]>,
 }

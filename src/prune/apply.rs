@@ -9,10 +9,10 @@ use crate::plan::{Plan, kept_axes};
 use crate::rewrite::{Rewritten, rewrite};
 use crate::runtime::Runtime;
 
-/// Repeats the cut of a plan; `path` names it in messages.
+/// Repeats the cut of a plan; `path` names the plan in messages.
 ///
 /// # Errors
-/// The plan belongs to another model or contradicts its coupling.
+/// Fails if the plan belongs to another model or contradicts its coupling.
 pub fn apply(
     analysis: &Analysis,
     plan: &Plan,
@@ -25,7 +25,7 @@ pub fn apply(
         reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;
     let spaces = &analysis.coupling.spaces;
-    // A space is cut as its uses say; spaces without a constant follow those that are united with them.
+    // The uses of a space in the plan decide what is removed. Spaces without a constant follow those united with them.
     let mut dead = vec![false; spaces.element_count()];
     for weight in &analysis.coupling.uses {
         let Some(kept) = reads.get(&weight.reader()) else {
@@ -42,7 +42,7 @@ pub fn apply(
     }
     let mut kept: Option<Kept> = None;
     for grouping in analysis.groupings(plan.attention, plan.norm_groups) {
-        // A class is gone if all of its indices in constants are.
+        // A class is removed if all of its indices in constants are.
         let mut alive: BTreeSet<u32> = BTreeSet::new();
         let mut constants: BTreeSet<u32> = BTreeSet::new();
         for weight in &analysis.coupling.uses {
@@ -64,14 +64,14 @@ pub fn apply(
             Some(other) => other.and(&pass),
         });
     }
-    let kept = kept.ok_or_else(|| Error::unreadable(path, "the plan names no attention option"))?;
+    let kept = kept.ok_or_else(|| Error::unreadable(path, "the plan has no attention option"))?;
     let rewritten = rewrite(analysis, &kept)?;
     let again = rewritten.slices.reads();
     let is_same =
         again.len() == reads.len() && again.iter().all(|(reader, _, slices)| reads.get(reader) == Some(slices));
     if !is_same {
-        return Err(Error::unreadable(path, "the plan removes indices that belong to channels it keeps")
-            .hint("plans must remove whole channels; do not edit kept indices by hand"));
+        return Err(Error::unreadable(path, "the plan removes indices of channels that it keeps")
+            .hint("a plan must remove whole channels: restore the plan that the tool wrote, kept indices can't be edited by hand"));
     }
     Ok((kept, rewritten))
 }

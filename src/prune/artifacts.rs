@@ -1,36 +1,36 @@
-//! The artifacts of a training session.
+//! Artifacts for training sessions of ONNX Runtime.
 
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
 use super::model::Analysis;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use crate::error::Error;
 use crate::graph::sizes::Sizes;
 use crate::training::{Artifacts, TrainingOptions, trained_weights};
 
-/// What is trained, and on which loss.
+/// The trained weights and the loss of a training session.
 #[derive(Clone, Debug, Default)]
 pub struct ArtifactOptions {
-    /// Sizes of symbolic dimensions, which the artifacts fix.
+    /// Sizes of symbolic dimensions. The artifacts fix them.
     pub sizes: Sizes,
-    /// The output that the loss compares with the target; the first where `None`.
+    /// The output that the loss compares with the target. `None`: the first.
     pub prediction: Option<String>,
-    /// How many of the prediction's channels the loss compares, from the first on; all where `None`.
+    /// The number of the prediction's channels that the loss compares, starting with the first. `None`: all.
     pub channels: Option<i64>,
-    /// The floating point constants whose name matches one of these are trained; the weights of all channel groups with
-    /// their biases where there is none.
+    /// The floating point constants whose name matches one of these are trained. If empty, the weights of all channel
+    /// groups and their biases are trained.
     pub trained: Vec<Regex>,
 }
 
-/// What was written for a training session.
+/// The artifacts that were written for a training session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WrittenArtifacts {
     /// Training model, eval model, optimizer model and checkpoint.
     pub files: Vec<PathBuf>,
-    /// What every step is given, in this order.
+    /// The inputs of every step, in this order.
     pub inputs: Vec<String>,
     /// The shape of the target.
     pub target_shape: Vec<i64>,
@@ -38,15 +38,16 @@ pub struct WrittenArtifacts {
     pub trained: Vec<String>,
     /// The number of trained elements.
     pub trained_elements: u64,
-    /// Things that the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl Analysis {
-    /// Writes what a training session of ONNX Runtime loads into a folder, which is made where there is none.
+    /// Writes the artifacts that a training session of ONNX Runtime loads. Creates the folder if it does not exist.
     ///
     /// # Errors
-    /// An operator without a gradient, nothing that can be trained, a folder that can't be written; the caller stopped.
+    /// Fails for an operator without a gradient, if no weight can be trained, if the folder can't be written, or if the
+    /// caller stopped.
     pub fn write_artifacts(
         &self,
         folder: &Path,
@@ -54,7 +55,7 @@ impl Analysis {
         watch: &mut Watch<'_>,
     ) -> Result<WrittenArtifacts, Error> {
         let sizes = self.sizes(&options.sizes)?;
-        tell(watch, Progress::At { stage: Stage::Gradients, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Gradients, done: 0, total: 1 })?;
         let options = TrainingOptions {
             sizes,
             prediction: options.prediction.clone(),
@@ -63,7 +64,7 @@ impl Analysis {
             gives_gradients: false,
         };
         let artifacts = Artifacts::build(&self.0, &options)?;
-        tell(watch, Progress::At { stage: Stage::Gradients, done: 1, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Gradients, done: 1, total: 1 })?;
         Ok(WrittenArtifacts {
             files: artifacts.write(&self.0, folder)?,
             trained_elements: artifacts.trained_elements(),

@@ -1,15 +1,15 @@
-//! What keeps channels from being removed, in words.
+//! Messages about nodes that keep channels from being removed.
 
 use std::collections::BTreeMap;
 
 use crate::analysis::Analysis;
 use crate::operator::couple::Barrier;
 
-/// Domains of operators into which ONNX Runtime turns a network for the machine on which it runs.
+/// Operator domains that ONNX Runtime uses when it optimises a network for the current machine.
 const OF_A_MACHINE: [&str; 2] = ["com.microsoft.nchwc", "com.ms.internal.nhwc"];
 
-/// One line for every operator whose nodes keep all channels they touch, in the order of the graph, and what to do
-/// where the file was saved for one machine alone.
+/// Returns one line for every operator whose nodes keep all channels they touch, in the order of the graph; and before
+/// them, advice for a file that was saved for one machine.
 pub(super) fn warnings(analysis: &Analysis) -> Vec<String> {
     let mut lines: Vec<String> = machine_advice(analysis).into_iter().collect();
     let mut by_op: Vec<(String, Vec<&Barrier>)> = Vec::new();
@@ -34,7 +34,7 @@ fn line(analysis: &Analysis, op: &str, barriers: &[&Barrier]) -> String {
     }
     let others = match others {
         0 => String::new(),
-        1 => "; another one has another cause".to_owned(),
+        1 => "; one of them has another cause".to_owned(),
         others => format!("; {others} other causes"),
     };
     let count = barriers.len();
@@ -43,7 +43,7 @@ fn line(analysis: &Analysis, op: &str, barriers: &[&Barrier]) -> String {
     )
 }
 
-/// The causes with how often each occurs, the most frequent first.
+/// Returns the causes and how often each occurs, the most frequent first.
 fn causes<'b>(barriers: &[&'b Barrier]) -> Vec<(&'b str, usize)> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     barriers.iter().for_each(|barrier| *counts.entry(barrier.cause.as_str()).or_default() += 1);
@@ -52,23 +52,24 @@ fn causes<'b>(barriers: &[&'b Barrier]) -> Vec<(&'b str, usize)> {
     causes
 }
 
-/// What to do where ONNX Runtime saved the network with operators that belong to the layout of one machine.
+/// Returns advice if ONNX Runtime saved the network with operators for the memory layout of one machine.
 fn machine_advice(analysis: &Analysis) -> Option<String> {
     let is_bound = |domain: &str| OF_A_MACHINE.contains(&domain);
     let count = analysis.graph.nodes.iter().filter(|node| is_bound(&node.proto.domain)).count();
     (count > 0).then(|| {
         format!(
-            "{count} nodes are of a layout that ONNX Runtime chooses for one machine (saved at ORT_ENABLE_ALL), and what \
-             stands around them keeps its channels; save the file at ORT_ENABLE_EXTENDED instead, or prune the original \
-             and optimise the result"
+            "{count} nodes use a memory layout that ONNX Runtime chose for one machine (saved at ORT_ENABLE_ALL), so the \
+             channels next to them are kept; save the file at ORT_ENABLE_EXTENDED instead, or prune the original and \
+             optimise the result"
         )
     })
 }
 
-/// The operators whose nodes keep all channels they touch, for a message: the one with the most nodes first.
+/// Describes one barrier for a message, if there is any: the first node without a known operator, else the first
+/// barrier.
 pub(super) fn example(analysis: &Analysis) -> Option<String> {
     let barriers = &analysis.coupling.barriers;
-    // What is not known at all explains the shapes that are not known after it.
+    // An unknown operator explains the unknown shapes after it.
     let unknown = barriers.iter().find(|barrier| analysis.operators.get(barrier.node).is_none());
     let barrier = unknown.or(barriers.first())?;
     let node = &analysis.graph.nodes[barrier.node];

@@ -1,4 +1,4 @@
-//! How long networks take beside each other at the sizes that they are deployed at, and which operators take it.
+//! Compares the latency of networks at the sizes they are deployed at, in total and by operator.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::model::{Model, check_sizes};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::diffusion::{RoleNames, Roles, UsualSizes};
@@ -22,34 +22,34 @@ use crate::runtime::{
 };
 use crate::{graph, lower, ops};
 
-/// Runs before any is measured.
+/// Number of warm-up runs before the measurement.
 const WARMUP: usize = 5;
 
-/// Runs of which the times by operator are medians, at most.
+/// Maximum number of runs for the times by operator, which are medians.
 const PROFILED: usize = 20;
 
 /// How networks are timed.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Sizes of symbolic dimensions, by name; a network need not have all of them.
+    /// Sizes of symbolic dimensions, by name. A network need not have all of them.
     pub sizes: Sizes,
-    /// The sizes at which the networks are usually run, for symbolic dimensions that `sizes` does not give.
+    /// The usual sizes of the networks, for symbolic dimensions that `sizes` does not have.
     pub usual_sizes: UsualSizes,
-    /// Sizes of the batch that are tried in turn; where there are none, that of `sizes`, or one.
+    /// Batch sizes to measure in turn. If empty, the batch size of `sizes`, or one.
     pub batches: Vec<i64>,
-    /// Rounds in which every network runs once.
+    /// Number of rounds. In each, every network runs once.
     pub runs: usize,
-    /// No further round begins after this time, in seconds, for each size of the batch.
+    /// For each batch size, the time in seconds after which no further round begins.
     pub seconds: f64,
-    /// Where the networks run.
+    /// The device that the networks run on.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether operators that the device can't run may run on the CPU.
     pub allow_fallback: bool,
-    /// Threads within an operator; the library decides where none are given.
+    /// Number of threads within an operator. `None`: ONNX Runtime decides.
     pub threads: Option<usize>,
-    /// Seed of the inputs, which are drawn.
+    /// Seed of the random inputs.
     pub seed: u64,
-    /// Whether the times by operator are measured, in runs of their own.
+    /// Whether to measure times by operator, in separate runs.
     pub by_operator: bool,
 }
 
@@ -70,25 +70,25 @@ impl Default for BenchOptions {
     }
 }
 
-/// How long networks took.
+/// The measured times of networks.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BenchReport {
     /// The networks, in the order of all lists below.
     pub networks: Vec<PathBuf>,
-    /// Where the first ran, in words.
+    /// The execution provider and threads of the first network, in words.
     pub execution: String,
-    /// What was measured at each size of the batch.
+    /// The measurements at each batch size.
     pub points: Vec<BenchPoint>,
-    /// Symbolic dimensions whose sizes were neither given nor follow, with what was taken.
+    /// Symbolic dimensions whose sizes are neither given nor determined by others, with the sizes that were used.
     pub assumed: Sizes,
 }
 
-/// What was measured at one size of the batch.
+/// The measurements at one batch size.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BenchPoint {
-    /// The size of the batch, where it was asked for.
+    /// The batch size. `None`: none was requested.
     pub batch: Option<i64>,
     /// The inputs of the first network with their shapes.
     pub inputs: Vec<(String, Vec<usize>)>,
@@ -96,20 +96,20 @@ pub struct BenchPoint {
     pub networks: Vec<BenchNetwork>,
 }
 
-/// How long one network took.
+/// The measurements of one network.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BenchNetwork {
-    /// Of runs in turn with the other networks.
+    /// The latency, measured in turn with the other networks.
     pub latency: Latency,
-    /// Bytes of the CPU's memory that loading the network and running it take at their worst, beyond what the process
-    /// held before; `None` where the system does not tell.
+    /// Peak CPU memory in bytes for loading and running the network, beyond what the process held before. `None`: the
+    /// system does not report it.
     pub peak_memory: Option<u64>,
-    /// Time by operator, the longest first; empty where it was not asked for.
+    /// Time by operator, the longest first. Empty if not requested.
     pub operators: Vec<OperatorTime>,
 }
 
-/// A network that is timed.
+/// A network to time.
 struct Candidate {
     model: graph::model::Model,
     graph: Graph,
@@ -128,16 +128,16 @@ impl Candidate {
         self.facts.values[input].as_ref()?.shape.as_ref()
     }
 
-    /// The symbols of first axes that no name says to count something else.
+    /// Returns the symbols of first axes whose names do not suggest another meaning than the batch.
     fn batch_symbols(&self) -> BTreeSet<String> {
         let first = |input: &ValueId| self.shape(*input)?.first()?.as_symbol();
         self.graph.inputs.iter().filter_map(first).filter(|symbol| !has_telling_name(symbol)).collect()
     }
 
-    /// Those of the given sizes that this network has, with a batch of that size.
+    /// Returns those of the given sizes that this network has, with this batch size.
     ///
     /// # Errors
-    /// The network fixes another batch; sizes that contradict a weight or each other.
+    /// Fails if the network fixes another batch size, or if sizes contradict a weight or each other.
     fn given(&self, given: &Sizes, usual: &UsualSizes, batch: Option<i64>) -> Result<Sizes, Error> {
         let known = sizes_for(&self.facts, &Sizes::new());
         let mut own: Sizes = given.clone();
@@ -146,14 +146,16 @@ impl Candidate {
             let symbols = self.batch_symbols();
             let fixed = self.graph.inputs.iter().filter_map(|input| self.shape(*input)?.first()?.as_const()).max();
             if symbols.is_empty() && fixed != Some(batch) {
-                let found = fixed.map_or("no batch".to_owned(), |fixed| format!("a batch of {fixed}"));
-                return Err(Error::usage(format!("--batch: asked for {batch}, the network fixes {found}"))
-                    .in_file(self.model.path()));
+                let found = fixed.map_or("no batch size".to_owned(), |fixed| format!("a batch size of {fixed}"));
+                return Err(Error::usage(format!(
+                    "--batch: expected the network to accept a batch size of {batch}, but it has {found}"
+                ))
+                .in_file(self.model.path()));
             }
             own.extend(symbols.into_iter().map(|symbol| (symbol, batch)));
         }
         check_sizes(&own, &self.facts, self.model.path())?;
-        // What is usual contradicts the weights where it is another network's.
+        // The usual sizes contradict the weights if they belong to another network.
         let roles = Roles::recognise(&self.model, &self.graph, &self.facts, &RoleNames::default());
         let usual = roles.map(|roles| roles.with_usual_sizes(own.clone(), usual)).unwrap_or_else(|_| own.clone());
         Ok(if check_sizes(&usual, &self.facts, self.model.path()).is_ok() { usual } else { own })
@@ -172,7 +174,7 @@ impl Candidate {
         self.graph.inputs.iter().map(draw).collect()
     }
 
-    /// Symbolic sizes of inputs that are not given.
+    /// Returns the symbolic sizes of inputs that are not given.
     fn assumed(&self, given: &Sizes) -> Sizes {
         let mut names = BTreeSet::new();
         let shapes = self.graph.inputs.iter().filter_map(|input| self.shape(*input)).flatten();
@@ -186,10 +188,11 @@ impl Candidate {
     }
 }
 
-/// Measures how long networks take, in turn.
+/// Measures the latency of networks in turn.
 ///
 /// # Errors
-/// No network; a size that none has or that contradicts one; a network that does not run; the caller stopped.
+/// Fails if there is no network, if no network has a given size or one contradicts it, if a network does not run, or if
+/// the caller stopped.
 pub fn bench(
     networks: &[Model],
     runtime: &Runtime,
@@ -197,7 +200,7 @@ pub fn bench(
     watch: &mut Watch<'_>,
 ) -> Result<BenchReport, Error> {
     let candidates: Vec<Candidate> = networks.iter().map(Candidate::new).collect::<Result<_, _>>()?;
-    let first = candidates.first().ok_or_else(|| Error::usage("no network is given"))?;
+    let first = candidates.first().ok_or_else(|| Error::usage("no network given: name at least one ONNX file"))?;
     for (name, size) in &options.sizes {
         if !candidates.iter().any(|one| sizes_for(&one.facts, &Sizes::new()).contains_key(name)) {
             check_sizes(&Sizes::from([(name.clone(), *size)]), &first.facts, first.model.path())?;
@@ -221,12 +224,12 @@ pub fn bench(
     let bench = Bench { runtime, sessions: &sessions, options, candidates: &candidates };
     let (mut points, mut execution) = (Vec::new(), String::new());
     for (at, batch) in batches.iter().enumerate() {
-        tell(watch, Progress::At { stage: Stage::Timing, done: at, total: batches.len() })?;
+        notify(watch, Progress::At { stage: Stage::Timing, done: at, total: batches.len() })?;
         let (point, of_first) = bench.point(*batch)?;
         points.push(point);
         execution = of_first;
     }
-    // A batch that is not given is one, as everyone expects.
+    // A batch size that is not given is one. This needs no mention.
     let mut assumed =
         first.assumed(&first.given(&options.sizes, &options.usual_sizes, batches.first().copied().flatten())?);
     assumed.retain(|name, _| !first.batch_symbols().contains(name));
@@ -234,7 +237,7 @@ pub fn bench(
     Ok(BenchReport { networks, execution, points, assumed })
 }
 
-/// What stays the same from batch to batch.
+/// Everything that is the same for all batch sizes.
 struct Bench<'a> {
     runtime: &'a Runtime,
     sessions: &'a SessionOptions,
@@ -243,7 +246,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures at one size of the batch; also says where the first network ran.
+    /// Measures at one batch size. Also returns where the first network ran.
     fn point(&self, batch: Option<i64>) -> Result<(BenchPoint, String), Error> {
         let options = self.options;
         let inputs: Vec<Vec<(String, Array)>> = self
@@ -253,7 +256,7 @@ impl Bench<'_> {
                 candidate.inputs(&candidate.given(&options.sizes, &options.usual_sizes, batch)?, options.seed)
             })
             .collect::<Result<_, _>>()?;
-        // What the library loads once must not count as the first network's.
+        // Loading ONNX Runtime's libraries for the first time must not count towards the first network.
         if let Some(first) = self.candidates.first() {
             drop(self.open(first, self.sessions)?);
         }
@@ -262,7 +265,7 @@ impl Bench<'_> {
             let fail = |error: RuntimeError| Error::unmet(error.to_string()).in_file(candidate.model.path());
             let (done, peak) = peak_of(|| -> Result<(), Error> {
                 let mut session = self.open(candidate, self.sessions)?;
-                // The second run is in the memory that the first one asked for.
+                // The second run reuses memory that the first one allocated.
                 (0..2).try_for_each(|_| session.run(inputs).map(drop)).map_err(fail)
             });
             done?;

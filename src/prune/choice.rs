@@ -1,4 +1,4 @@
-//! Scores of channels, and which of them go.
+//! Scores the channels and chooses which of them to remove.
 
 use std::collections::BTreeSet;
 
@@ -20,12 +20,12 @@ use crate::select::{Across, Budget, Removed, Scope, order, select};
 pub(super) struct Scored {
     pub(super) grouping: Grouping,
     pub(super) scores: Vec<Vec<f64>>,
-    /// The criterion that ranks a group instead of the one that was asked for.
+    /// By group, the criterion that ranks it instead of the requested one. `None`: the requested one.
     pub(super) fallback: Vec<Option<&'static str>>,
     /// Groups that an earlier pass has pruned already.
     pub(super) done: Vec<bool>,
-    /// By group, what is lost with each of its channels, in a measure that compares between groups; empty where that was not
-    /// measured.
+    /// By group, the loss that each of its channels adds when it is removed, comparable between groups. Empty if it was
+    /// not measured.
     pub(super) losses: Vec<Option<Vec<f64>>>,
 }
 
@@ -47,7 +47,8 @@ impl Scored {
         )
     }
 
-    /// What groups are compared by: losses, and by component what its first step saves of what the target counts.
+    /// Returns what global scope compares: the losses, and for each component how many parameters or MACs its first
+    /// step saves.
     fn across(&self, analysis: &Analysis, options: &CutOptions, sizes: &Sizes) -> Across {
         if options.scope == Scope::Local {
             return Across::default();
@@ -86,18 +87,18 @@ pub(super) struct Scoring {
     pub(super) warnings: Vec<String>,
 }
 
-/// What a cut takes away, before anything is rewritten.
+/// The channels that a cut removes, before the graph is rewritten.
 pub(super) struct Choice {
     pub(super) removed: Vec<Removed>,
     pub(super) kept: Kept,
     pub(super) ratio: f64,
 }
 
-/// What criteria look at, and the groups of all these groupings; weights of groups that may shrink are computed where the
-/// graph computes them.
+/// Returns the input of criteria, and the groups of all these groupings. Computes those weights of groups that may
+/// shrink which the graph computes from constants.
 ///
 /// # Errors
-/// A weight that can't be computed.
+/// Fails if a weight can't be computed.
 pub(super) fn members<'a>(
     analysis: &'a Analysis,
     groupings: &[Grouping],
@@ -117,10 +118,10 @@ pub(super) fn members<'a>(
     Ok((cx, all))
 }
 
-/// Scores all groups. The gradient criteria need `gradients`: sums, and the elements of one sample.
+/// Scores all groups. The gradient criteria need `gradients`: the sums, and the number of elements of one sample.
 ///
 /// # Errors
-/// A weight that can't be read, nothing that can be pruned.
+/// Fails if a weight can't be read, or if nothing can be pruned.
 pub(super) fn score(
     analysis: &Analysis,
     options: &ScoreOptions,
@@ -134,7 +135,7 @@ pub(super) fn score(
     let mut unranked = Vec::new();
     for grouping in groupings {
         let mut warn = |group: &ChannelGroup, text: String| {
-            let text = format!("channel group {:?} {text}", analysis.group_name(&group.members));
+            let text = format!("channel group {:?}: {text}", analysis.group_name(&group.members));
             if !unranked.contains(&text) {
                 unranked.push(text);
             }
@@ -161,7 +162,7 @@ pub(super) fn score(
 /// Chooses the channels to remove.
 ///
 /// # Errors
-/// A target that can't be met.
+/// Fails if a target can't be met.
 pub(super) fn choose(
     analysis: &Analysis,
     scoring: &Scoring,
@@ -193,10 +194,10 @@ pub(super) fn choose(
     Ok(Choice { removed, kept, ratio })
 }
 
-/// The channels that a cut by these gradients would remove, one entry per channel of every group.
+/// Returns the channels that a cut with these gradients would remove, one entry per channel of every group.
 ///
 /// # Errors
-/// As [`score`] and [`choose`].
+/// Same as [`score`] and [`choose`].
 pub(super) fn selection(
     analysis: &Analysis,
     options: &PruneOptions,
@@ -207,7 +208,7 @@ pub(super) fn selection(
     Ok(choose(analysis, &scoring, &options.cut, &options.score.sizes)?.removed)
 }
 
-/// The share of channels of each group that the options ask for.
+/// Returns the requested ratio of each group.
 fn ratios(analysis: &Analysis, grouping: &Grouping, options: &CutOptions, ratio: f64) -> Vec<f64> {
     grouping
         .groups
@@ -248,8 +249,8 @@ fn criterion(
         (CriterionOption::Magnitude, _) => Box::new(Magnitude::new(cx, groups, options.norm, options.reduction)?),
         (CriterionOption::Random, _) => Box::new(Random { seed: options.seed }),
         (_, None) => {
-            let text = "the criterion scores by gradients, which were not computed";
-            return Err(Error::usage(text).hint("pass gradients, or choose magnitude or random"));
+            let text = "the criterion needs gradients, which were not computed";
+            return Err(Error::usage(text).hint("pass gradients, or use the criterion magnitude or random"));
         }
         (CriterionOption::DiffPruning | CriterionOption::Taylor | CriterionOption::Hessian, Some(gradients)) => {
             let (sums, image_elements) = gradients;
@@ -264,7 +265,8 @@ fn is_same_group(a: &[Member], b: &[Member]) -> bool {
 }
 
 fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
-    // Channels that a layer computes could go; those that it reads alone are often the network's own input.
+    // Channels that a layer produces are the better example; channels that are only consumed often belong to a network
+    // input.
     let is_made = |group: &&ChannelGroup| group.members.iter().any(|member| member.role == Role::Producer);
     let groups = || scored.iter().flat_map(|scored| &scored.grouping.groups);
     let first = groups().find(is_made).or(groups().next()).and_then(|group| {
@@ -277,7 +279,7 @@ fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
         .in_file(analysis.model.path())
 }
 
-/// The smallest ratio that leaves at most `share`.
+/// Searches for the smallest ratio that keeps at most `share` of the parameters or MACs.
 fn search_ratio(
     analysis: &Analysis,
     options: &CutOptions,
@@ -293,12 +295,14 @@ fn search_ratio(
     let least = share_at(high);
     if least > share {
         let text = format!(
-            "expected {} % of the {what}, the most that can go leaves {:.1} %",
-            // As many digits as were asked for, without those that only binary fractions have.
+            "can't reach {} % of the {what}: the largest possible cut keeps {:.1} %",
+            // As many digits as were requested, without those that only binary fractions have.
             ((share * 1e8).round() / 1e6),
             least * 100.0
         );
-        return Err(Error::unmet(text).in_file(analysis.model.path()));
+        return Err(Error::unmet(text)
+            .in_file(analysis.model.path())
+            .hint("set a larger target; --keep, --ratio-for, --max-ratio and --round-to limit what can be removed"));
     }
     for _ in 0..24 {
         let middle = (low + high) / 2.0;

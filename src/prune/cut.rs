@@ -1,4 +1,4 @@
-//! Scores and cuts as callers of the library hold them.
+//! Scores and cuts, as callers of the library hold them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::plan::Plan;
 use crate::refit::Refitted;
 use crate::rewrite::{Rewritten, Unfused};
 
-/// The scores of all channels, from which cuts are made. A clone shares them.
+/// The scores of all channels, from which cuts are made. A clone shares the data.
 #[derive(Clone, Debug)]
 pub struct Scores {
     analysis: Analysis,
@@ -40,16 +40,16 @@ impl Scores {
         Self { analysis, options, scoring: Arc::new(scoring), gradients: gradients.map(Arc::new) }
     }
 
-    /// How the gradients came about, where the criterion takes them.
+    /// Describes how the gradients were computed. `None`: the criterion needs none.
     pub fn gradients(&self) -> Option<&GradientReport> {
         self.gradients.as_deref()
     }
 
-    /// Chooses channels and makes the smaller graph: by a [`super::Ratio`], a [`super::Target`] or all of
-    /// [`CutOptions`]. Nothing is written yet.
+    /// Chooses channels and builds the smaller graph for a [`super::Ratio`], a [`super::Target`] or complete
+    /// [`CutOptions`]. Writes nothing.
     ///
     /// # Errors
-    /// Options that make no sense, a target that can't be met, a node that can't express the cut.
+    /// Fails if the options are invalid, a target can't be met, or a node can't express the cut.
     pub fn cut(&self, options: impl Into<CutOptions>) -> Result<Cut, Error> {
         let options = PruneOptions { score: self.options.clone(), cut: options.into() };
         options.cut.check()?;
@@ -71,7 +71,7 @@ impl Scores {
     }
 }
 
-/// A cut that can be written. A clone shares it.
+/// A cut that can be written. A clone shares the data.
 #[derive(Clone, Debug)]
 pub struct Cut {
     analysis: Analysis,
@@ -95,17 +95,17 @@ impl Cut {
         Self { analysis, rewritten, kept, plan, before, after, sizes, warnings }
     }
 
-    /// What is cut.
+    /// Returns the analysis of the original.
     pub fn analysis(&self) -> &Analysis {
         &self.analysis
     }
 
-    /// The original.
+    /// Returns the original.
     pub fn model(&self) -> Model {
         self.analysis.model()
     }
 
-    /// What the cut keeps, with scores and reasons.
+    /// Returns the plan: kept indices, scores and reasons.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -114,7 +114,7 @@ impl Cut {
         &self.rewritten
     }
 
-    /// What survives of every index space.
+    /// Returns the kept indices of every index space.
     pub(super) fn kept(&self) -> &Kept {
         &self.kept
     }
@@ -128,46 +128,48 @@ impl Cut {
         Arc::make_mut(&mut self.plan).options.insert(name.to_owned(), value);
     }
 
-    /// The channel ratio that was used: the one that was asked for, or found for a target.
+    /// Returns the channel ratio of the cut: the requested one, or the one that was found for a target.
     pub fn ratio(&self) -> f64 {
         self.plan.ratio
     }
 
-    /// The cost of the original.
+    /// Returns the cost of the original.
     pub fn before(&self) -> &Cost {
         &self.before
     }
 
-    /// The cost of what is left.
+    /// Returns the cost of the pruned network.
     pub fn after(&self) -> &Cost {
         &self.after
     }
 
-    /// The sizes of symbolic dimensions at which costs were counted.
+    /// Returns the sizes of symbolic dimensions at which costs were counted.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
     }
 
-    /// Things that the user should know.
+    /// Returns warnings for the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Values computed from shapes that were frozen at their old values, such as an attention scale.
+    /// Returns the names of values computed from shapes that were frozen at their old values, such as an attention
+    /// scale.
     pub fn frozen(&self) -> &[String] {
         &self.rewritten.frozen
     }
 
-    /// Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not take their new sizes.
+    /// Returns the fused nodes that are written in standard operators, because ONNX Runtime's kernel does not accept
+    /// their new sizes.
     pub fn unfused(&self) -> &[Unfused] {
         &self.rewritten.unfused
     }
 
-    /// Writes the pruned model into a hidden folder beside `output`, which disappears unless it is
-    /// [saved](Staged::save). Weights are sliced while they are written, none is held in memory.
+    /// Writes the pruned model into a hidden folder next to `output`, which is deleted unless it is
+    /// [saved](Staged::save). Weights are sliced while they are written; none is held in memory.
     ///
     /// # Errors
-    /// The output can't be written, or would replace the original.
+    /// Fails if the output can't be written, or would replace the original.
     pub fn stage(&self, output: impl AsRef<Path>) -> Result<Staged, Error> {
         let mut edits = self.rewritten.edits.clone();
         self.plan.record_in(&self.analysis.0.model, &mut edits);
@@ -176,10 +178,10 @@ impl Cut {
         Ok(Staged::new(self.clone(), staged, output))
     }
 
-    /// As [`Cut::stage`], with the weights that have changed since in `file`, a file of this cut.
+    /// Does the same as [`Cut::stage`], with the weights that `changed` lists taken from `file`, a file of this cut.
     ///
     /// # Errors
-    /// As [`Cut::stage`]; the file lacks such a weight.
+    /// Same as [`Cut::stage`]; also fails if `file` lacks such a weight.
     pub fn stage_changed(&self, file: &Model, changed: &ChangedWeights, output: &Path) -> Result<Staged, Error> {
         let analysis = &self.analysis.0;
         let staged = self.stage(output)?;

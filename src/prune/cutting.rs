@@ -1,4 +1,4 @@
-//! The cut: selection, the smaller graph, and the plan.
+//! Makes a cut: selection, the smaller graph, and the plan.
 
 use super::barriers;
 use super::choice::{Choice, Scoring, choose, score};
@@ -16,28 +16,28 @@ use crate::runtime::Runtime;
 /// A cut, ready to be written.
 #[derive(Debug)]
 pub struct Cutting {
-    /// What survives.
+    /// The kept indices.
     pub kept: Kept,
     /// The rewritten model.
     pub rewritten: Rewritten,
     /// The plan.
     pub plan: Plan,
-    /// Costs before and after at the sizes used for counting.
+    /// The cost of the original.
     pub before: Cost,
-    /// Costs after.
+    /// The cost of the pruned network.
     pub after: Cost,
     /// The sizes of symbolic dimensions at which costs were counted.
     pub sizes: Sizes,
-    /// Things that the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// The channel ratio that was used.
+    /// The channel ratio of the cut.
     pub ratio: f64,
 }
 
-/// Scores, selects and rewrites, by a criterion that looks at the weights alone.
+/// Scores, selects and rewrites with a criterion that needs only the weights.
 ///
 /// # Errors
-/// A weight that can't be read, a target that can't be met, nothing that can be pruned.
+/// Fails if a weight can't be read, a target can't be met, or nothing can be pruned.
 pub fn cut(analysis: &Analysis, options: &PruneOptions, runtime: Option<&Runtime>) -> Result<Cutting, Error> {
     let scoring = score(analysis, &options.score, None, runtime)?;
     cut_scored(analysis, &scoring, options)
@@ -46,7 +46,7 @@ pub fn cut(analysis: &Analysis, options: &PruneOptions, runtime: Option<&Runtime
 /// Selects and rewrites.
 ///
 /// # Errors
-/// A target that can't be met, nothing that can be pruned, a node that can't express the cut.
+/// Fails if a target can't be met, nothing can be pruned, or a node can't express the cut.
 pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &PruneOptions) -> Result<Cutting, Error> {
     let sizes = sizes_for(&analysis.facts, &options.score.sizes);
     let Choice { removed, kept, ratio } = choose(analysis, scoring, &options.cut, &options.score.sizes)?;
@@ -55,9 +55,9 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
     let before = analysis.count(|counter| counter.cost(None, &sizes));
     let is_asked = ratio > 0.0 || options.cut.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
     if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
-        return Err(Error::unmet(format!("nothing can be pruned at ratio {ratio}"))
+        return Err(Error::unmet(format!("no channel can be removed at ratio {ratio}"))
             .in_file(analysis.model.path())
-            .hint("a larger --ratio, a smaller --round-to or --norm-groups drop may help; inspect shows the groups"));
+            .hint("try a larger --ratio, a smaller --round-to or --norm-groups drop; inspect lists the groups"));
     }
     let rewritten = rewrite(analysis, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
@@ -65,7 +65,7 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
         if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
             let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
             warnings.push(format!(
-                "norm {first:?}{others} can't lose the same number of channels from each of its groups; whole groups go"
+                "norm {first:?}{others}: can't remove the same number of channels from each norm group; removes whole norm groups instead"
             ));
         }
     }

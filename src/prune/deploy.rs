@@ -1,5 +1,5 @@
-//! A network made ready for a runtime: brought to a precision, compared with what it was, in a folder with what the runtime
-//! asks for.
+//! Prepares a network for a runtime: converts it to a precision, compares it with the original, and writes it into a
+//! folder with the files that the runtime needs.
 
 mod adapted;
 
@@ -34,49 +34,51 @@ use crate::{files, ops};
 use convert::{compare, convert};
 use subject::Subject;
 
-/// How a network is made ready.
+/// How a network is prepared for a runtime.
 #[derive(Clone, Debug)]
 pub struct DeployOptions {
-    /// What runs it.
+    /// The runtime.
     pub target: DeployTarget,
-    /// The name of the network's file in the bundle.
+    /// The file name of the network in the bundle.
     pub name: String,
-    /// The precision; what suits the target where `None`.
+    /// The precision. `None`: the default of the target.
     pub precision: Option<DeployPrecision>,
-    /// Whether inputs and outputs are in half precision too; where `None`, they are if `loader` is one that feeds them so.
+    /// Whether inputs and outputs are in half precision too. `None`: they are if `loader` feeds them in half precision.
     pub halves_interface: Option<bool>,
-    /// The program whose names, ranks and types inputs and outputs get; those of the network where `None`.
+    /// The program whose names, ranks and types inputs and outputs get. `None`: they remain those of the network.
     pub loader: Option<Loader>,
-    /// The engine that is built into the bundle, if one is.
+    /// How to build an engine into the bundle. `None`: no engine is built.
     pub engine: Option<EngineOptions>,
-    /// Sizes of symbolic dimensions, `("batch", "1..4")`: engines are built for them, and samples have the usual ones.
+    /// Ranges of symbolic dimensions, `("batch", "1..4")`. Engines are built for them; samples use the usual size in
+    /// each range.
     pub profile: Vec<(String, String)>,
-    /// Sizes of symbolic dimensions of which the profile says nothing.
+    /// Sizes of symbolic dimensions that are not in the profile.
     pub sizes: Sizes,
-    /// Nodes whose names match one of these stay in float32.
+    /// Nodes whose names match one of these remain in float32.
     pub keep: Vec<Regex>,
     /// How the ranges of activations in int8 are chosen.
     pub calibration: Calibration,
-    /// The largest mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction, whichever
-    /// is less: the layers that cost most stay in float32. Of a network that does not denoise, a share of the mean square
-    /// of its first output.
+    /// Maximum mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction,
+    /// whichever is smaller. The layers with the largest errors remain in float32. For a network that does not denoise,
+    /// it is a share of the mean square of the first output.
     pub budget: f64,
-    /// What the network's inputs stand for and how it was trained, for samples and loss.
+    /// The roles of the network's inputs and how it was trained, for samples and loss.
     pub network: NetworkOptions,
-    /// Clean samples; drawn from the network itself where `None`.
+    /// Clean samples. `None`: the network generates them.
     pub data: Option<PathBuf>,
-    /// The values of the data that stand for the ends of the sample range.
+    /// The values of the data that correspond to the ends of the sample range. `None`: see
+    /// [`super::GradientSettings::data_range`].
     pub data_range: Option<(f64, f64)>,
     /// The number of clean samples.
     pub count: usize,
-    /// The timesteps at which the network is run on them.
+    /// The number of timesteps at which the network is run on them.
     pub timesteps: usize,
     /// Seed of the choice of samples and of all noise.
     pub seed: u64,
 }
 
 impl DeployOptions {
-    /// The defaults for a target.
+    /// Returns the default options for a target.
     pub fn to(target: DeployTarget) -> Self {
         Self {
             target,
@@ -99,12 +101,12 @@ impl DeployOptions {
         }
     }
 
-    /// Whether a network in half precision has inputs and outputs in it too.
+    /// Returns whether a network in half precision has inputs and outputs in half precision too.
     fn has_half_interface(&self) -> bool {
         self.halves_interface.unwrap_or_else(|| self.loader.is_some_and(Loader::halves_interface))
     }
 
-    /// The precision that the network is brought to.
+    /// Returns the precision that the network is converted to.
     pub fn precision(&self) -> DeployPrecision {
         self.precision.unwrap_or_else(|| self.target.default_precision())
     }
@@ -113,62 +115,63 @@ impl DeployOptions {
 /// How an engine is built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// The compute capabilities that TensorRT for RTX builds for; those that it chooses where there is none.
+    /// The compute capabilities that TensorRT for RTX builds for. If empty, TensorRT chooses.
     pub capabilities: Vec<Capability>,
-    /// The Python whose bindings build; NVIDIA's programs and the Python on the PATH are looked for where `None`.
+    /// The Python interpreter whose bindings build the engine. `None`: NVIDIA's programs and the Python on the PATH are
+    /// searched.
     pub python: Option<PathBuf>,
 }
 
-/// How far outputs are from those of the network as it was.
+/// The distance of an output from that of the network before conversion.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct OutputDistance {
-    /// The output.
+    /// The name of the output.
     pub output: String,
-    /// The root of the mean squared difference over that of the mean square.
+    /// The root mean squared difference, relative to the root mean square.
     pub relative: f64,
     /// The largest difference, relative to the largest magnitude.
     pub worst: f64,
 }
 
-/// What was made.
+/// The result of a deployment.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DeployReport {
-    /// What runs it.
+    /// The runtime.
     pub target: DeployTarget,
     /// Its precision.
     pub precision: DeployPrecision,
-    /// The program whose inputs and outputs it has.
+    /// The program that inputs and outputs were adapted to. `None`: they were not adapted.
     pub loader: Option<Loader>,
     /// The files of the bundle.
     pub files: Vec<PathBuf>,
-    /// Bytes of the network as it was and as it is, with external data.
+    /// Bytes of the network before and after, with external data.
     pub bytes: (u64, u64),
-    /// What became of the nodes in half precision.
+    /// The nodes in half precision and in float32. `None`: the network was not converted to half precision.
     pub half: Option<HalfReport>,
-    /// What became of the layers in int8.
+    /// The layers in int8 and in float32. `None`: the network was not converted to int8.
     pub int8: Option<QuantizeReport>,
-    /// On what the two were run, in words.
+    /// The samples that both were run on, in words.
     pub samples: String,
-    /// How far the outputs are from those before, over all runs.
+    /// The distances of the outputs from those before, over all runs.
     pub distances: Vec<OutputDistance>,
-    /// The denoising loss before and after, on the same samples and noise; `None` for a network that does not denoise.
+    /// The denoising loss before and after, on the same samples and noise. `None`: the network does not denoise.
     pub loss: Option<(f64, f64)>,
     /// The sizes that an engine is built for.
     pub profile: Profile,
-    /// The engine, where one was asked for.
+    /// The engine. `None`: none was requested.
     pub engine: Option<Engine>,
-    /// Things that the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Makes a network ready for a runtime, in a folder that is made where there is none: complete beside its place first, then in
-/// its place as a whole, which may be empty or hold an earlier bundle.
+/// Prepares a network for a runtime and writes the bundle into a folder. The bundle is completed next to the folder
+/// first and then replaces it as a whole. The folder may not exist, be empty, or hold an earlier bundle.
 ///
 /// # Errors
-/// A size that makes no sense, a network that can't be run or whose form gives values that are not finite, an engine that can't be
-/// built, a folder that holds other files or can't be written; the caller stopped.
+/// Fails if a size is invalid, the network can't be run, a converted network returns values that are not finite, an
+/// engine can't be built, or the folder holds other files or can't be written; also if the caller stopped.
 pub fn deploy(
     model: &Model,
     folder: &Path,
@@ -183,7 +186,7 @@ pub fn deploy(
     if options.target == DeployTarget::Tensorrt {
         place::keep_timing_cache(&output, folder)?;
     }
-    let made = plan.made(output.root(), runtime, watch);
+    let made = plan.build(output.root(), runtime, watch);
     let mut report = made.map_err(|error| error.told_elsewhere((output.root(), folder)))?;
     let placed = |path: &PathBuf| folder.join(path.strip_prefix(output.root()).unwrap_or(path));
     report.files = report.files.iter().map(placed).collect();
@@ -192,13 +195,13 @@ pub fn deploy(
     Ok(report)
 }
 
-/// What is found out before anything is measured or written.
+/// Everything that is decided before anything is measured or written.
 struct Plan<'a> {
     model: &'a Model,
     options: &'a DeployOptions,
     subject: Subject<'a>,
     profile: Profile,
-    /// The sizes that are given, and the usual ones.
+    /// The given sizes and the usual sizes.
     usual: Sizes,
     builder: Option<EngineBuilder>,
 }
@@ -209,7 +212,7 @@ impl<'a> Plan<'a> {
         let facts = infer(&model.0, &graph, &ops::parse(&graph))?;
         check_sizes(&options.sizes, &facts, model.path())?;
         options.target.check_precision(options.precision()).map_err(|error| error.in_file(model.path()))?;
-        // What the pipeline says, where nothing else does.
+        // The pipeline's settings apply if there is nothing else.
         let roles = Roles::recognise(&model.0, &graph, &facts, &options.network.names);
         let usual =
             roles.map(|roles| sizes_of(&roles, &facts, &options.network, &options.sizes, options.data.as_deref()));
@@ -220,14 +223,14 @@ impl<'a> Plan<'a> {
         let profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
             Ok(profile) => profile,
             Err(error) if needs_sizes => return Err(error),
-            // Nothing is built for sizes there: samples get small ones of what is not known.
+            // No sizes are needed in this case. Samples use small sizes for unknown dimensions.
             Err(_) => Profile::default(),
         };
         for sizes in profile.ends() {
             check_lengths("--profile", &sizes, &facts, model.path())?;
         }
         let mut sizes = options.sizes.clone();
-        // The batch of samples is a matter of how many there are.
+        // The batch of the samples depends on their number.
         let batches = batch_symbols(&graph, &facts);
         sizes.extend(profile.usual().into_iter().filter(|(name, _)| !batches.contains(name)));
         if let Some(loader) = options.loader {
@@ -240,20 +243,20 @@ impl<'a> Plan<'a> {
         Ok(Self { model, options, subject: Subject::new(model, options, sizes)?, profile, usual, builder })
     }
 
-    /// The bundle, in a folder that is empty but for what an earlier one left for this.
-    fn made(mut self, folder: &Path, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<DeployReport, Error> {
+    /// Writes the bundle into a folder that is empty except for files taken over from an earlier bundle.
+    fn build(mut self, folder: &Path, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<DeployReport, Error> {
         let (model, options) = (self.model, self.options);
         let mut warnings: Vec<String> = Vec::new();
         if let Some(why) = &self.subject.other {
-            warnings.push(format!("there is no denoising loss to compare: {why}"));
+            warnings.push(format!("the denoising loss is not compared: {why}"));
         }
         let place = folder.join(&options.name);
         let material = self.subject.material(runtime.0, watch)?;
         let before = self.subject.loss(runtime.0, &material, model.path(), watch)?;
-        warnings.extend(self.subject.doubt(before));
+        warnings.extend(self.subject.untrained_warning(before));
         if options.precision() == DeployPrecision::Int8 && options.data.is_none() && before.is_some() {
-            let text = "int8 was calibrated on samples that the network drew itself: what it draws badly, and what it never draws, \
-                        it was not measured on; --data gives real ones";
+            let text = "int8 was calibrated on samples that the network generated, not on real data; its error on inputs unlike \
+                        these samples was not measured; give real samples with --data";
             warnings.push(text.to_owned());
         }
         let converted = convert(&self.subject, runtime, &material, before, options, watch)?;
@@ -270,9 +273,9 @@ impl<'a> Plan<'a> {
         if let Some(loader) = options.loader {
             let given = (material.batches.as_slice(), &self.usual);
             let from = (&staged, place.as_path());
-            let dressed = adapted::dress(runtime.0, from, (options, loader), given, &self.profile, &metadata)?;
-            warnings.extend(dressed.notes);
-            (staged, self.profile) = (dressed.staged, dressed.profile);
+            let interface = adapted::adapt_staged(runtime.0, from, (options, loader), given, &self.profile, &metadata)?;
+            warnings.extend(interface.notes);
+            (staged, self.profile) = (interface.staged, interface.profile);
         }
         let mut report = DeployReport {
             target: options.target,
@@ -306,32 +309,35 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// What becomes of a network that can't be run in its precision here.
+/// Handles a network that can't be run in its precision here.
 fn unmeasured(
     error: Error,
     (staged, place): (&Path, &Path),
     options: &DeployOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Option<f64>, Error> {
-    // ONNX Runtime has kernels in bfloat16 for few operators on the CPU.
+    // ONNX Runtime has bfloat16 kernels for only a few operators on the CPU.
     if options.precision() == DeployPrecision::Bfloat16 && options.target != DeployTarget::Cpu {
-        warnings.push(format!("what bfloat16 costs is not measured: it does not run on this CPU ({error})"));
+        warnings.push(format!(
+            "the error of bfloat16 was not measured: the network does not run in bfloat16 on this CPU ({error})"
+        ));
         return Ok(None);
     }
     let error = error.instead_of_file(staged, place);
     if options.precision() == DeployPrecision::Bfloat16 {
-        return Err(Error::unmet(format!("--precision bfloat16 does not run on the CPU: {error}")).hint(
-            "ONNX Runtime has few kernels in bfloat16 there: take float32 or int8, or keep nodes in float32 with --keep REGEX",
+        return Err(Error::unmet(format!("--precision bfloat16: the network does not run on the CPU: {error}")).hint(
+            "ONNX Runtime has few bfloat16 kernels for the CPU: use float32 or int8, or keep nodes in float32 with --keep REGEX",
         ));
     }
     Err(match error.advice() {
         Some(_) => error,
-        None => error
-            .hint("a node for which ONNX Runtime has no kernel in this precision stays in float32 with --keep REGEX"),
+        None => error.hint(
+            "if ONNX Runtime has no kernel for a node in this precision, keep the node in float32 with --keep REGEX",
+        ),
     })
 }
 
-/// The symbols of first axes.
+/// Returns the symbols of first axes whose names do not suggest another meaning than the batch.
 fn batch_symbols(graph: &Graph, facts: &crate::graph::facts::Facts) -> Vec<String> {
     let first = |input: &usize| facts.values[*input].as_ref()?.shape.as_ref()?.first()?.as_symbol();
     let symbols = graph.inputs.iter().filter_map(first);

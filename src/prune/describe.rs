@@ -1,4 +1,4 @@
-//! Writes a cut down as a plan.
+//! Describes a cut as a plan.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
 use crate::rewrite::Rewritten;
 use crate::select::Removed;
 
-/// The plan of a cut.
+/// Returns the plan of a cut.
 ///
 /// # Errors
-/// The model file cannot be read again for its digest.
+/// Fails if the model file can't be read again for its digest.
 pub(super) fn make_plan(
     analysis: &Analysis,
     options: &PruneOptions,
@@ -36,12 +36,16 @@ pub(super) fn make_plan(
             let reason = match &group.fixed {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
-                None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
+                None if group.channels.len() == 1 => {
+                    Some("all its indices depend on each other: there is only one channel".to_owned())
+                }
                 None if removed.iter().all(|removed| !removed) => {
                     let unit = scored.grouping.components[group.component].unit;
                     Some(match options.cut.round_to {
-                        0 | 1 => format!("the ratio takes no whole channel of every block of {unit}"),
-                        multiple => format!("the ratio leaves no smaller width that is a multiple of {multiple}"),
+                        0 | 1 => format!("the ratio is too small to remove a channel from every block of {unit}"),
+                        multiple => {
+                            format!("no smaller size that is a multiple of {multiple} is possible at this ratio")
+                        }
                     })
                 }
                 None => None,
@@ -83,9 +87,9 @@ pub(super) fn make_plan(
     })
 }
 
-/// The options of a cut in the form of the plan.
+/// Returns the options of a cut in the form of the plan.
 fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
-    // Field by field, so that a new option can't be forgotten here.
+    // Destructured field by field, so that a new option can't be forgotten here.
     let ScoreOptions {
         criterion,
         attention,
@@ -96,9 +100,9 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         reference,
         seed,
         sizes,
-        // The caller records what it wants of these.
+        // Callers add these to the record as needed.
         gradients: _,
-        // Follows from the scope.
+        // These follow from the scope.
         task: _,
         compares_groups: _,
     } = &options.score;

@@ -1,4 +1,4 @@
-//! Images and captions as what a latent network is trained on: encoded once, and cached.
+//! Encodes images and captions into the inputs of a latent network, and caches them.
 
 mod cache;
 
@@ -17,7 +17,7 @@ pub use self::latents::LatentChoice;
 use self::latents::LatentEncoder;
 pub(super) use self::text::TextEncoder;
 use super::model::Model;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::diffusion::{Ranges, SampleSource, SourceOptions, captions, image_files, refuse_more_unreadable};
@@ -28,57 +28,57 @@ use crate::runtime::{Device, Session, SessionOptions};
 /// How captions are encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextOptions {
-    /// The text encoder in ONNX: token numbers `[batch, length]` in, states `[batch, length, width]` out.
+    /// The text encoder in ONNX. It maps token ids `[batch, length]` to hidden states `[batch, length, width]`.
     pub encoder: PathBuf,
     /// A folder with `tokenizer.json`, or with `vocab.json` and `merges.txt` of CLIP; or a `tokenizer.json` itself.
     pub tokenizer: PathBuf,
-    /// The output that is taken; `None` takes the first with three axes.
+    /// The output to use. `None`: the first with three axes.
     pub output: Option<String>,
-    /// Tokens of a caption, to which it is cut or padded. `None` takes what the encoder fixes, else what the tokenizer's
-    /// configuration says.
+    /// Number of tokens to which captions are truncated or padded. `None`: the length that the encoder fixes, or else
+    /// the length in the tokenizer's configuration.
     pub length: Option<usize>,
-    /// The name of the states in the cache: that of the network's input.
+    /// The name of the hidden states in the cache: that of the network's input.
     pub name: String,
 }
 
-/// What is encoded, and how.
+/// The images to encode, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncodeOptions {
-    /// A folder of images; with captions where there is a text encoder (see [`captions`]).
+    /// A folder of images. If there is a text encoder, each needs a caption (see [`captions`]).
     pub images: PathBuf,
-    /// The VAE encoder in ONNX: images `[batch, 3, height, width]` from -1 to 1 in, latents or their moments out.
+    /// The VAE encoder in ONNX. It maps images `[batch, 3, height, width]` from -1 to 1 to latents or their moments.
     pub vae_encoder: PathBuf,
-    /// How captions are encoded; `None` leaves them out.
+    /// How captions are encoded. `None`: captions are left out.
     pub text: Option<TextOptions>,
     /// The folder that the shards are written to.
     pub cache: PathBuf,
-    /// Height and width to which images are cut and resized.
+    /// Height and width to which images are cropped and resized.
     pub size: usize,
-    /// What latents are multiplied by; `None` takes `scaling_factor` of the `config.json` beside the VAE encoder, else
-    /// 0.18215, that of Stable Diffusion 1 and 2. Its `shift_factor`, where there is one, is subtracted before.
+    /// The factor on latents. `None`: `scaling_factor` of the `config.json` next to the VAE encoder, or else 0.18215,
+    /// the factor of Stable Diffusion 1 and 2. `shift_factor` of that file, if present, is subtracted first.
     pub scaling_factor: Option<f64>,
-    /// What is taken of the VAE encoder's output; `None` goes by its name.
+    /// How latents are taken from the VAE encoder's output. `None`: decided by the name of the output.
     pub latents: Option<LatentChoice>,
-    /// The seed of latents that are drawn.
+    /// The seed for latents that are sampled from their distribution.
     pub seed: u64,
     /// The name of the latents in the cache: that of the network's sample input.
     pub sample_name: String,
-    /// Whether the cache has half precision.
+    /// Whether the cache stores half precision.
     pub half: bool,
-    /// Images that are encoded at once, unless an encoder fixes another number.
+    /// Number of images that are encoded together, unless an encoder fixes another number.
     pub batch: usize,
-    /// Images of a shard.
+    /// Number of images in a shard.
     pub per_shard: usize,
-    /// Images that can't be read and are left out, at most.
+    /// Maximum number of unreadable images to leave out.
     pub most_unreadable: usize,
-    /// Where the encoders run.
+    /// The device that the encoders run on.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether operators that the device can't run may run on the CPU.
     pub allow_fallback: bool,
 }
 
 impl EncodeOptions {
-    /// Latents of Stable Diffusion at 512 x 512 pixels, without captions.
+    /// Returns the options for latents of Stable Diffusion at 512x512 pixels, without captions.
     pub fn new(images: impl Into<PathBuf>, vae_encoder: impl Into<PathBuf>, cache: impl Into<PathBuf>) -> Self {
         Self {
             images: images.into(),
@@ -103,26 +103,31 @@ impl EncodeOptions {
         let fail = |text: String| Err(Error::usage(text));
         if self.size == 0 || self.batch == 0 || self.per_shard == 0 {
             let Self { size, batch, per_shard, .. } = self;
-            return fail(format!("expected at least 1 each, found size {size}, batch {batch}, shards of {per_shard}"));
+            return fail(format!(
+                "size, batch and images per shard: expected at least 1 each, found {size}, {batch} and {per_shard}"
+            ));
         }
         if self.scaling_factor.is_some_and(|factor| !factor.is_finite() || factor == 0.0) {
-            return fail(format!("expected a scaling factor other than 0, found {:?}", self.scaling_factor));
+            return fail(format!("expected a finite scaling factor other than 0, found {:?}", self.scaling_factor));
         }
         if self.text.as_ref().is_some_and(|text| text.name == self.sample_name) {
-            return fail(format!("latents and states of captions can't both be named {:?}", self.sample_name));
+            return fail(format!(
+                "latents and hidden states of captions can't both be named {:?}: choose another name for one of them",
+                self.sample_name
+            ));
         }
         Ok(())
     }
 
-    /// The names of the shards that encoding writes into the cache.
+    /// Returns the names of the shards that encoding writes into the cache.
     ///
     /// # Errors
-    /// The folder of images can't be read or holds none.
+    /// Fails if the folder of images can't be read or contains none.
     pub fn shard_names(&self) -> Result<Vec<String>, Error> {
         Ok(cache::names(image_files(&self.images)?.len().div_ceil(self.per_shard.max(1))))
     }
 
-    /// Where the states of the empty caption go: one row that stands for no conditioning.
+    /// Returns the path for the hidden states of the empty caption: one row, used without a prompt.
     pub fn empty_path(&self) -> PathBuf {
         let mut name = self.cache.file_name().unwrap_or_default().to_owned();
         name.push(".empty.npz");
@@ -130,36 +135,36 @@ impl EncodeOptions {
     }
 }
 
-/// What was encoded.
+/// The result of encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
-    /// Images that are in the cache.
+    /// Number of images in the cache.
     pub images: usize,
-    /// Images that could not be read, in words.
+    /// Messages about images that could not be read.
     pub unreadable: Vec<String>,
-    /// Shards that were there from before, of the same inputs.
+    /// Number of shards that an earlier run with the same inputs wrote.
     pub kept: usize,
-    /// Shards that were written.
+    /// Number of shards that were written.
     pub written: usize,
-    /// What latents were multiplied by, after the shift was subtracted.
+    /// The factor on latents, after the shift was subtracted.
     pub scaling_factor: f64,
-    /// What was subtracted from latents.
+    /// The shift that was subtracted from latents.
     pub shift_factor: f64,
-    /// What was taken of the VAE encoder's output.
+    /// How latents were taken from the VAE encoder's output.
     pub latents: LatentChoice,
 }
 
-/// Encodes a folder of images, with their captions if asked for, into shards that [`SampleSource::open`] reads: row `i` of
-/// the latents and of the states belongs to one image, in the order of the images' paths.
+/// Encodes a folder of images, and their captions if requested, into shards that [`SampleSource::open`] reads. Row `i`
+/// of the latents and of the hidden states belongs to one image, in the order of the images' paths.
 ///
-/// A shard is complete or not there. One that is there from before stays if its digest agrees: that of both encoders, the
-/// tokenizer, all options that decide values, and the images and captions themselves. Others are
-/// removed before the first is written. With captions, the states of the empty one are written beside the cache
-/// ([`EncodeOptions::empty_path`]), for guidance.
+/// A shard is written completely or not at all. An existing shard is kept if its digest matches. The digest covers both
+/// encoders, the tokenizer, all options that affect values, and the images and captions themselves. Other shards are
+/// removed before the first one is written. With captions, the hidden states of the empty caption are written next to
+/// the cache for guidance ([`EncodeOptions::empty_path`]).
 ///
 /// # Errors
-/// Files that can't be read or don't fit each other, missing captions, more unreadable images than may be left out, a cache
-/// that holds other arrays; the caller stopped, where complete shards stay.
+/// Fails if files can't be read or don't fit each other, captions are missing, too many images are unreadable, or the
+/// cache holds other arrays. Also fails if the caller stopped; complete shards are kept then.
 pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>) -> Result<Encoded, Error> {
     options.check()?;
     let (images, captions): (Vec<PathBuf>, Vec<String>) = match &options.text {
@@ -189,7 +194,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
         described += &format!(" {digest} {} {}", encoder.described(), of_text.name);
         text = Some((encoder, of_text));
     }
-    tell(watch, Progress::Note(&vae.note()))?;
+    notify(watch, Progress::Note(&vae.note()))?;
     let cache = Cache::open(options, &described)?;
     if let Some((encoder, of_text)) = &mut text {
         let empty = encoder.encode(&[String::new()], options.batch)?;
@@ -211,14 +216,14 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
     };
     let mut digests = Vec::new();
     for (shard, files) in images.chunks(options.per_shard).enumerate() {
-        tell(watch, Progress::At { stage: Stage::Encoding, done: 0, total: images.len() })?;
+        notify(watch, Progress::At { stage: Stage::Encoding, done: 0, total: images.len() })?;
         digests.push(cache.digest(files, of_shard(files, shard)));
     }
-    // What is there at any time is of these inputs, whenever the run is stopped.
+    // Other shards are removed first, so that a run that is stopped leaves only shards of these inputs.
     cache.remove_others(&digests)?;
     let mut seen = 0;
     for ((shard, files), digest) in images.chunks(options.per_shard).enumerate().zip(&digests) {
-        tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+        notify(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
         let (first, captions) = (shard * options.per_shard, of_shard(files, shard));
         if let Some(rows) = cache.rows_of(shard, digest) {
             done.kept += 1;
@@ -234,7 +239,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
             latents.extend(vae.encode(&values, &read)?);
             rows.extend(read.iter().map(|number| number - first));
             seen += end - start;
-            tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+            notify(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
         }
         let mut arrays = Vec::new();
         if let Some(latents) = latents::joined(latents) {
@@ -253,7 +258,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
     Ok(done)
 }
 
-/// A session for an encoder, and the digest of its files.
+/// Opens a session for an encoder. Also returns the digest of its files.
 fn open(runtime: &Runtime, path: &Path, options: &EncodeOptions) -> Result<(Session, String), Error> {
     let digest = Model::open(path)?.digest();
     let session =
@@ -262,7 +267,8 @@ fn open(runtime: &Runtime, path: &Path, options: &EncodeOptions) -> Result<(Sess
     Ok((session, digest))
 }
 
-/// The images of these numbers that can be read: their numbers, and `[images, 3, height, width]`.
+/// Reads the images with these numbers. Returns the numbers of the readable ones, and their values
+/// `[images, 3, height, width]`.
 fn read(
     source: &SampleSource,
     numbers: std::ops::Range<usize>,
@@ -285,7 +291,7 @@ fn read(
                 values.extend(row);
             }
             Err(error) => {
-                tell(watch, Progress::Warning(&format!("left out: {error}")))?;
+                notify(watch, Progress::Warning(&format!("image left out: {error}")))?;
                 unreadable.push(error.to_string());
             }
         }

@@ -1,4 +1,4 @@
-//! How good networks are beside the original that they stem from: losses, samples from the same noise, distances by features,
+//! Evaluates pruned networks next to their original: losses, samples from the same noise, distances between features,
 //! costs.
 
 mod candidates;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::model::Model;
 use super::network::{Network, NetworkOptions};
-use super::progress::{Progress, Watch, tell};
+use super::progress::{Progress, Watch, notify};
 use super::runtime::Runtime;
 use crate::collective::{Alone, Collective};
 use crate::diffusion::{SampleOptions, Sampler, Skip};
@@ -29,50 +29,52 @@ use run::Run;
 /// How networks are evaluated.
 #[derive(Clone, Debug)]
 pub struct EvaluateOptions {
-    /// How the networks were trained and what they are fed.
+    /// How the networks were trained, and the inputs they get.
     pub network: NetworkOptions,
     /// The sizes of symbolic dimensions.
     pub sizes: Sizes,
-    /// Clean samples, best ones that nothing was trained on: a folder of images, or a `.npy`, `.npz` or `.safetensors` file.
+    /// Clean samples, preferably unseen in training: a folder of images, or a `.npy`, `.npz` or `.safetensors` file.
     pub data: PathBuf,
-    /// The values of the data that stand for the ends of the sample range; see [`super::GradientSettings::data_range`].
+    /// The values of the data that correspond to the ends of the sample range; see
+    /// [`super::GradientSettings::data_range`].
     pub data_range: Option<(f64, f64)>,
-    /// Clean samples of the denoising loss: 256, or as many whole batches as there are.
+    /// Number of clean samples for the denoising loss. `None`: 256, or as many whole batches as there are.
     pub count: Option<usize>,
-    /// Timesteps of the denoising loss, spread evenly over the schedule.
+    /// Number of timesteps for the denoising loss, spread evenly over the schedule.
     pub timesteps: usize,
-    /// Samples that every network draws from the same noise: 2048 with features, else 256. None are drawn where it is 0.
+    /// Number of samples that every network generates from the same noise; 0: none. `None`: 2048 with features, else
+    /// 256.
     pub samples: Option<usize>,
-    /// Evaluations of the network for each: as many as the sampler takes by default.
+    /// Number of sampler steps. `None`: the default of the sampler.
     pub steps: Option<usize>,
     /// The sampler.
     pub sampler: Sampler,
-    /// Which steps of a discrete schedule are visited.
+    /// Which timesteps of a discrete schedule the sampler visits.
     pub skip: Skip,
-    /// DDIM's share of the noise that DDPM would add, from 0 to 1.
+    /// The share of DDPM's noise that DDIM adds, from 0 to 1.
     pub eta: f64,
     /// Seed of the choice of clean samples, of all noise, and of the subsets of the kernel distance.
     pub seed: u64,
-    /// A network whose features distances between samples are taken of; without it there are none.
+    /// A feature network for distances between samples. `None`: no distances are computed.
     pub features: Option<(Model, FeatureOptions)>,
-    /// Samples of the data whose features are taken: as many as are drawn, or all where there are fewer.
+    /// Number of data samples whose features are computed. `None`: as many as are generated, or all if there are fewer.
     pub data_samples: Option<usize>,
-    /// Subsets of the kernel distance, and samples in each; the seed is that of the evaluation.
+    /// Number of subsets of the kernel distance and of samples in each. The seed is that of the evaluation.
     pub kernel: KernelOptions,
-    /// Whether latencies are measured.
+    /// Whether to measure latencies.
     pub measures_latency: bool,
-    /// Samples of every network that are shown as one picture.
+    /// Number of samples of every network to show in one image.
     pub pictures: usize,
-    /// The processes that divide the samples; several measure no latency.
+    /// The processes that share the samples. Several processes measure no latency.
     pub ranks: Arc<dyn Collective>,
-    /// Where networks run.
+    /// The device that the networks run on.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether operators that the device can't run may run on the CPU.
     pub allow_fallback: bool,
 }
 
 impl EvaluateOptions {
-    /// The defaults on these clean samples.
+    /// Returns the default options with these clean samples.
     pub fn on(data: impl Into<PathBuf>) -> Self {
         Self {
             network: NetworkOptions::default(),
@@ -100,7 +102,7 @@ impl EvaluateOptions {
 }
 
 impl EvaluateOptions {
-    /// How samples are drawn.
+    /// Returns the options for sampling.
     fn sampling(&self, count: usize) -> SampleOptions {
         SampleOptions {
             steps: self.steps.unwrap_or(self.sampler.default_steps()),
@@ -115,14 +117,14 @@ impl EvaluateOptions {
 }
 
 impl Model {
-    /// Evaluates networks that stem from this one beside it.
+    /// Evaluates networks that were pruned from this one, next to it.
     ///
-    /// All get the same clean samples with the same noise, and draw from the same noise. A network that draws what is not
-    /// finite is no error: its figures say so.
+    /// All networks get the same clean samples with the same noise, and sample from the same noise. A network whose
+    /// samples are not finite is no error: its figures show it.
     ///
     /// # Errors
-    /// No networks, or ones that take something else than this one; data that can't be read or does not fit; a network that does
-    /// not run; too little memory; the caller stopped.
+    /// Fails if there are no networks, a network has other inputs than this one, data can't be read or does not fit, a
+    /// network does not run, or memory is too small; also if the caller stopped.
     pub fn evaluate(
         &self,
         networks: &[Model],
@@ -139,7 +141,7 @@ impl Model {
         };
         let all: Vec<Network> = std::iter::once(self).chain(networks).map(open).collect::<Result<_, _>>()?;
         for note in all[0].notes() {
-            tell(watch, Progress::Warning(note))?;
+            notify(watch, Progress::Warning(note))?;
         }
         let candidates = Candidates::new(&all, runtime.0, options)?;
         Run::new(candidates, options).evaluate(watch)

@@ -1,4 +1,4 @@
-//! Fine-tuning a network and bringing its new weights into the file.
+//! Fine-tunes a network and writes its new weights into the file.
 
 mod checkpoint;
 mod demand;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::network::{Denoising, Findings};
 use super::options::ScoreOptions;
-use super::progress::{Progress, Watch, tell};
+use super::progress::{Progress, Watch, notify};
 use super::refit::LossKind;
 use crate::analysis::Analysis;
 use crate::diffusion::{DenoisingTask, Roles, Samples, noise};
@@ -27,73 +27,73 @@ pub(super) use ranks::{of_first as samples_of_first, share_of_memory};
 pub(super) use samples::samples as clean_samples;
 pub(super) use summation::{Fed, Summation};
 
-/// Samples of a batch where nothing is said.
+/// Default number of samples in the batch.
 const BATCH: usize = 16;
 
 /// Seconds between two checkpoints.
 const CHECKPOINT_SECONDS: u64 = 60;
 
-/// How gradients came about.
+/// How gradients were computed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GradientReport {
-    /// What was taken for what in the network, one line each.
+    /// The recognised roles of inputs and outputs, one line each.
     pub network: Vec<String>,
     /// How the network was trained, in words.
     pub process: String,
-    /// What the gradients are of: the denoising loss, or the output in random directions.
+    /// The function that was differentiated: the denoising loss, or the output in random directions.
     pub loss: LossKind,
-    /// Where the samples come from, in words.
+    /// The source of the samples, in words.
     pub source: String,
-    /// Samples of the batch.
+    /// Number of samples in the batch.
     pub batch: usize,
-    /// Samples in one run.
+    /// Number of samples in one run.
     pub micro_batch: usize,
-    /// Passes over all timesteps, each for a part of the weights.
+    /// Number of passes over all timesteps, each for a part of the weights.
     pub passes: usize,
-    /// What a pass needs of memory, as it was estimated before the first.
+    /// The estimated memory of a pass.
     pub memory: Demand,
-    /// Timesteps that were to be visited.
+    /// Number of timesteps to visit.
     pub timesteps: usize,
-    /// Elements of one sample.
+    /// Number of elements of one sample.
     pub sample_elements: usize,
-    /// Share of the largest loss below which timesteps do not count; `None` where all do.
+    /// Timesteps with a loss below this share of the largest loss are left out. `None`: all timesteps count.
     pub threshold: Option<f64>,
     /// The losses in the order of the timesteps.
     pub curve: Vec<LossPoint>,
     /// Whether [`super::GradientSettings::adaptive`] ended the run.
     pub settled: bool,
-    /// Timesteps that came from a checkpoint.
+    /// Number of timesteps that came from a checkpoint.
     pub resumed: usize,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
-    /// What the loss was multiplied by at the end, in half precision.
+    /// The final loss scale in half precision. `None`: the loss was not scaled.
     pub loss_scale: Option<f32>,
-    /// What ran the gradients, in words.
+    /// The execution provider, in words.
     pub execution: String,
-    /// Seconds that the gradients took.
+    /// Duration of the gradients in seconds.
     pub seconds: f64,
-    /// Seconds that drawing the samples took; `None` where they were given.
+    /// Duration of generating the samples in seconds. `None`: the samples were given.
     pub drawing_seconds: Option<f64>,
 }
 
 impl GradientReport {
-    /// The number of timesteps in the sum.
+    /// Returns the number of timesteps in the sum.
     pub fn kept(&self) -> usize {
         self.curve.iter().filter(|point| point.kept).count()
     }
 
-    /// The largest loss.
+    /// Returns the largest loss.
     pub fn largest_loss(&self) -> f64 {
         self.curve.iter().map(|point| point.loss).fold(0.0, f64::max)
     }
 }
 
-/// Sums the gradients of the denoising loss; also gives the clean samples on which that was done.
+/// Sums the gradients of the denoising loss. Also returns the clean samples.
 ///
 /// # Errors
-/// A network that does not denoise, no data, an operator without a gradient, too little memory, a loss that is not a
-/// number; the caller stopped.
+/// Fails if the network does not denoise, there is no data, an operator has no gradient, memory is too small, the loss
+/// is NaN, or the caller stopped.
 pub(super) fn gradients(
     analysis: &Analysis,
     runtime: &Runtime,
@@ -108,7 +108,7 @@ pub(super) fn gradients(
     let conditioning = network.conditioning(batch, options.seed)?;
     let lines = network.lines(&conditioning);
     announce(network, &lines, options, watch)?;
-    // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
+    // Sizes that come from the data only apply to gradients, not to costs and verification.
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
     let roles = network.roles();
     let at = |samples: usize| roles.sizes(&analysis.facts, network.sizes(), samples);
@@ -128,7 +128,7 @@ pub(super) fn gradients(
         samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)
     })?;
     let drawing_seconds = settings.data.is_none().then(|| started.elapsed().as_secs_f64());
-    conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+    conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();
     let process = &network.configured().process;
@@ -172,23 +172,23 @@ pub(super) fn gradients(
     Ok((summed.sum, report, samples))
 }
 
-/// Says what will be done with how much memory.
+/// Reports the memory and the number of passes that are planned.
 pub(super) fn announce_plan(of: &Differentiated, watch: &mut Watch<'_>) -> Result<(), Error> {
     let mut text = format!("memory:       {}", of.demand.describe());
     if of.micro_batch < of.wanted {
-        text += &format!("; {} samples a run, for {} there is too little", of.micro_batch, of.wanted);
+        text += &format!("; {} samples per run, since memory is too small for {}", of.micro_batch, of.wanted);
     }
     if of.parts.len() > 1 {
         text += &format!("; {} passes, each for a part of the weights", of.parts.len());
     }
-    tell(watch, Progress::Note(&text))
+    notify(watch, Progress::Note(&text))
 }
 
-/// What the network's inputs stand for, and how it was trained.
+/// Recognises the roles of the network's inputs, and how it was trained.
 pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<Findings, Error> {
     let known = (&analysis.model, &analysis.graph, &analysis.facts);
     let settings = &options.gradients;
-    let advice = "the gradient criteria score denoising networks; for others give --criterion magnitude";
+    let advice = "the gradient criteria only score denoising networks; use --criterion magnitude for others";
     let roles = Roles::recognise(known.0, known.1, known.2, &settings.network.names).map_err(|error| {
         let own = error.advice().map(|own| format!("{own}; {advice}"));
         error.hint(own.unwrap_or_else(|| advice.to_owned()))
@@ -196,7 +196,7 @@ pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<F
     Findings::new(roles, known.2, &settings.network, &options.sizes, settings.data.as_deref())
 }
 
-/// Says what was taken for what, and refuses settings that make no sense.
+/// Reports the recognised roles, and refuses invalid settings.
 fn announce(
     network: Denoising<'_>,
     lines: &[String],
@@ -204,14 +204,13 @@ fn announce(
     watch: &mut Watch<'_>,
 ) -> Result<(), Error> {
     let settings = &options.gradients;
-    network.configured().notes.iter().try_for_each(|note| tell(watch, Progress::Warning(note)))?;
-    tell(watch, Progress::Network(&network.described(lines)))?;
+    network.configured().notes.iter().try_for_each(|note| notify(watch, Progress::Warning(note)))?;
+    notify(watch, Progress::Network(&network.described(lines)))?;
     announce_checkpoint(settings.checkpoint.as_deref(), settings.resume, watch)?;
     if settings.data.is_none() {
         let sampler = settings.draw_sampler.describe();
-        let text =
-            format!("data:         none is given (--data); samples are drawn from the network itself by {sampler}");
-        tell(watch, Progress::Note(&text))?;
+        let text = format!("data:         not given (--data); the network generates samples with {sampler}");
+        notify(watch, Progress::Note(&text))?;
     }
     let threshold = settings.threshold;
     if !(0.0..1.0).contains(&threshold) {
@@ -220,28 +219,30 @@ fn announce(
         )));
     }
     if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
-        let text = "on the CPU, ONNX Runtime computes float16 in float32: --precision float16 is slower there";
-        tell(watch, Progress::Warning(text))?;
+        let text =
+            "--precision float16 is slower than float32 on the CPU, where ONNX Runtime computes float16 in float32";
+        notify(watch, Progress::Warning(text))?;
     }
     Ok(())
 }
 
-/// Says so where there is no checkpoint to go on from, or one that is not asked for.
+/// Warns if there is no checkpoint to resume from, or if one exists that is not used.
 fn announce_checkpoint(checkpoint: Option<&Path>, resume: bool, watch: &mut Watch<'_>) -> Result<(), Error> {
     match checkpoint {
         Some(path) if resume && !path.exists() => {
-            let text = format!("--resume: there is no checkpoint {}; the gradients start anew", path.display());
-            tell(watch, Progress::Warning(&text))
+            let text =
+                format!("--resume: there is no checkpoint {}; the gradients start from the beginning", path.display());
+            notify(watch, Progress::Warning(&text))
         }
         Some(path) if !resume && path.exists() => {
             let text = format!(
-                "{} is the checkpoint of a run that was stopped; --resume goes on from it, this run replaces it",
+                "{} is the checkpoint of an interrupted run, which this run replaces; use --resume to continue from it",
                 path.display()
             );
-            tell(watch, Progress::Warning(&text))
+            notify(watch, Progress::Warning(&text))
         }
         None if resume => {
-            tell(watch, Progress::Warning("--resume has no effect: without an output there is no checkpoint"))
+            notify(watch, Progress::Warning("--resume has no effect: without an output file there is no checkpoint"))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! What a network is made of and what could be pruned.
+//! Describes a network: inputs, operators, costs, and the channels that could be pruned.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +11,11 @@ use crate::graph::fact::Fact;
 use crate::graph::sizes::Sizes;
 use crate::macs::Cost;
 
-/// What a network is made of and what could be pruned.
+/// The description of a network, and the channels that could be pruned.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// The version of the standard operators.
+    /// The opset version of the standard operators.
     pub opset: i64,
     /// The inputs: name, and type with shape.
     pub inputs: Vec<(String, String)>,
@@ -23,7 +23,7 @@ pub struct Inspection {
     pub outputs: Vec<(String, String)>,
     /// The sizes of symbolic dimensions at which costs were counted.
     pub sizes: Sizes,
-    /// What the network costs.
+    /// The cost of the network.
     pub cost: Cost,
     /// The nodes in the order of the graph.
     pub nodes: Vec<NodeInfo>,
@@ -41,7 +41,7 @@ pub struct NodeInfo {
     pub name: String,
     /// Its operator.
     pub op: String,
-    /// Its multiply-accumulate operations of weights.
+    /// Its multiply-accumulate operations with weights.
     pub macs: f64,
 }
 
@@ -49,21 +49,21 @@ pub struct NodeInfo {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GroupInfo {
-    /// The name by which it is shown.
+    /// The name to show.
     pub name: String,
     /// The number of channels.
     pub channels: usize,
-    /// The same number of channels goes from every block of this many; nothing where no norm asks for it.
+    /// The same number of channels is removed from every block of this many. `None`: no norm requires it.
     pub equal_blocks: Option<usize>,
-    /// The weights that its channels go through.
+    /// The weights that have its channels along an axis.
     pub members: Vec<MemberInfo>,
-    /// Why it can't shrink, if so, and the node.
+    /// Why it can't shrink, and the responsible node. `None`: it can.
     pub kept: Option<(String, String)>,
-    /// The nodes that its channels go through, as indices of [`Inspection::nodes`].
+    /// The nodes with its channels in an input or output, as indices of [`Inspection::nodes`].
     pub nodes: Vec<usize>,
 }
 
-/// A weight that the channels of a group go through.
+/// A weight with channels of a group along an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemberInfo {
@@ -73,7 +73,7 @@ pub struct MemberInfo {
     pub axis: usize,
     /// `producer`, `consumer` or `parameter`.
     pub role: String,
-    /// The node that reads it, as an index of [`Inspection::nodes`].
+    /// The node that takes the weight as input, as an index of [`Inspection::nodes`].
     pub node: usize,
 }
 
@@ -85,15 +85,15 @@ pub struct BarrierInfo {
     pub node: String,
     /// Its operator.
     pub op: String,
-    /// Why.
+    /// Why it keeps the channels.
     pub cause: String,
 }
 
 impl Analysis {
-    /// Shows what the network is made of and what could be pruned. `sizes` are those of symbolic dimensions.
+    /// Describes the network and the channels that could be pruned. `sizes` are sizes of symbolic dimensions.
     ///
     /// # Errors
-    /// A size for a dimension that the model does not have.
+    /// Fails if a size is for a dimension that the model does not have.
     pub fn inspect(
         &self,
         attention: AttentionOption,
@@ -131,8 +131,8 @@ impl Analysis {
 }
 
 impl Analysis {
-    /// The coupling of every node as text, in the order of [`Inspection::nodes`]: axes as letters, as einsum has them,
-    /// blocks as digits. `None` for nodes that are computed ahead of time.
+    /// Returns the coupling of every node as text, in the order of [`Inspection::nodes`]: axes as letters, as in
+    /// einsum, and block sizes as digits. `None` for nodes that are computed ahead of time.
     pub fn coupling_texts(&self) -> Vec<Option<String>> {
         self.0.coupling_texts()
     }
@@ -157,7 +157,7 @@ fn groups(analysis: &analysis::Analysis, grouping: &Grouping) -> Vec<GroupInfo> 
 }
 
 impl Inspection {
-    /// How often each operator occurs.
+    /// Returns the number of nodes of each operator.
     pub fn operators(&self) -> BTreeMap<String, usize> {
         let mut operators = BTreeMap::new();
         self.nodes.iter().for_each(|node| *operators.entry(node.op.clone()).or_default() += 1);

@@ -1,4 +1,4 @@
-//! A network that denoises: what its inputs stand for, its loss on clean samples, and samples from it.
+//! A denoising network: the roles of its inputs, its loss on clean samples, and samples from it.
 
 mod drawn;
 
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::gradients::threads;
 use super::model::{Model, check_sizes};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::collective::{Alone, Collective, least};
@@ -28,41 +28,41 @@ use crate::ops;
 use crate::runtime::{self, SessionOptions, available_memory};
 pub use drawn::Drawn;
 
-/// What a denoising network's inputs stand for, how it was trained, and what it is fed.
+/// The roles of a denoising network's inputs, how it was trained, and its conditioning.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkOptions {
-    /// The names of inputs and outputs that are known; the others are recognised.
+    /// The names of known inputs and outputs. The others are recognised automatically.
     pub names: RoleNames,
-    /// How the network was trained; what is not said follows from the names of its inputs.
+    /// How the network was trained. Settings that are not given follow from the names of its inputs.
     pub process: ProcessOptions,
-    /// Samples that are evaluated together.
+    /// Number of samples to evaluate together. `None`: chosen automatically.
     pub batch: Option<usize>,
-    /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.
+    /// Conditioning: arrays by the names of inputs; sample i takes row i. Inputs without an array get random values.
     pub inputs: Vec<(String, Array)>,
-    /// The sizes at which it is usually run, for symbolic dimensions that neither sizes nor arrays give.
+    /// The usual sizes, for symbolic dimensions that neither sizes nor arrays fix.
     pub usual_sizes: UsualSizes,
 }
 
-/// A model in memory, its graph and what is known of its values.
+/// A model, its graph, and the facts about its values.
 type Known<'a> = (&'a graph::model::Model, &'a Graph, &'a Facts);
 
-/// What was found out about a denoising network.
+/// The recognised roles and process of a denoising network.
 #[derive(Clone, Debug)]
 pub(super) struct Findings {
     roles: Roles,
     configured: ConfiguredProcess,
-    /// The sizes that are given, and those that arrays fix.
+    /// The given sizes, and those that arrays fix.
     sizes: Sizes,
     inputs: Vec<(String, Array)>,
-    /// The clean samples, beside which conditioning may lie.
+    /// The clean samples, which may come with conditioning.
     data: Option<PathBuf>,
 }
 
 impl Findings {
-    /// `sizes` are those that are given, `data` samples whose sizes are taken where none are.
+    /// Configures the process and the sizes. `sizes` are given ones, `data` are samples that decide the other sizes.
     ///
     /// # Errors
-    /// A process that does not fit the network, data that can't be read.
+    /// Fails if the process does not fit the network, or if data can't be read.
     pub(super) fn new(
         roles: Roles,
         facts: &Facts,
@@ -76,10 +76,10 @@ impl Findings {
     }
 }
 
-/// The sizes that are given, then those that arrays fix, then usual ones, as far as the network takes them.
+/// Returns the given sizes, those that arrays fix, and usual ones, as far as the network accepts them.
 ///
 /// # Errors
-/// Data that can't be read.
+/// Fails if data can't be read.
 pub(super) fn sizes_of(
     roles: &Roles,
     facts: &Facts,
@@ -91,7 +91,7 @@ pub(super) fn sizes_of(
     let mut sizes = fixed.clone();
     for (name, size) in roles.with_usual_sizes(fixed, &options.usual_sizes) {
         let before = sizes.insert(name.clone(), size);
-        // A configuration that contradicts the weights is of another network.
+        // A configuration that contradicts the weights belongs to another network.
         if before.is_none() && check_sizes(&sizes, facts, Path::new("")).is_err() {
             sizes.remove(&name);
         }
@@ -99,7 +99,7 @@ pub(super) fn sizes_of(
     Ok(sizes)
 }
 
-/// A denoising network with what was found out about it.
+/// A denoising network with its recognised roles and process.
 #[derive(Clone, Copy)]
 pub(super) struct Denoising<'a> {
     pub(super) known: Known<'a>,
@@ -123,13 +123,13 @@ impl<'a> Denoising<'a> {
         &self.found.sizes
     }
 
-    /// The shape of a batch of samples.
+    /// Returns the shape of a batch of samples.
     pub(super) fn sample_dims(&self, batch: usize) -> Result<Vec<usize>, Error> {
         let sizes = self.roles().sizes(self.known.2, self.sizes(), batch);
         self.roles().sample.dims(&sizes).map_err(|error| error.in_file(self.path()))
     }
 
-    /// The values of the inputs that are neither sample nor time.
+    /// Returns the values of the inputs that are neither sample nor time.
     pub(super) fn conditioning(&self, batch: usize, seed: u64) -> Result<Conditioning, Error> {
         let given = Some(self.found.inputs.as_slice());
         let conditioning = Conditioning::new(self.known, self.roles(), given, (self.sizes(), batch), seed)
@@ -139,30 +139,30 @@ impl<'a> Denoising<'a> {
         if names.is_empty() {
             return Ok(conditioning);
         }
-        // Values of samples do not matter here, nor do their ranges.
+        // Only the conditioning is used here, not the values of samples.
         let (dims, options) = (self.sample_dims(1)?, SourceOptions { inputs: Some(names), ..SourceOptions::default() });
         let source = SampleSource::open(data, (&self.roles().sample.name, &dims), &Ranges::default(), &options)?;
         conditioning.with_rows_of(Arc::new(source))
     }
 
-    /// Bytes of a run with this many samples.
+    /// Returns the bytes of a run with this many samples.
     ///
     /// # Errors
-    /// An external file has disappeared.
+    /// Fails if an external file has disappeared.
     pub(super) fn needed(&self, batch: usize) -> Result<u64, Error> {
         let (model, graph, facts) = self.known;
         let sizes = self.roles().sizes(facts, self.sizes(), batch);
         Ok(Footprint::of(model, graph, facts, &sizes)?.run())
     }
 
-    /// Samples of one run that fit into the memory that is free: `wanted`, or where it `may_shrink` a divisor of that.
+    /// Returns the number of samples per run that fits into free memory: `wanted`, or a divisor if it `may_shrink`.
     ///
     /// # Errors
-    /// There is too little memory.
+    /// Fails if memory is too small.
     pub(super) fn fitting(&self, wanted: usize, may_shrink: bool) -> Result<usize, Error> {
         let available = available_memory();
         let (of_one, of_all) = (self.needed(1)?, self.needed(wanted)?);
-        // All but the weights grows with the batch.
+        // All memory except the weights grows with the batch.
         let of_each = of_all.saturating_sub(of_one) / wanted.saturating_sub(1).max(1) as u64;
         let needed = |batch: usize| of_one.saturating_add(of_each.saturating_mul(batch as u64 - 1));
         if may_shrink && let Some(batch) = fitting_batch(available, wanted, needed) {
@@ -170,20 +170,20 @@ impl<'a> Denoising<'a> {
         }
         let (what, bytes, hint) = match wanted {
             count if count > 1 && !may_shrink => {
-                (format!("a run of {count} samples"), of_all, "give a smaller --batch, or smaller sizes with --size")
+                (format!("a run of {count} samples"), of_all, "reduce --batch, or use smaller sizes with --size")
             }
-            _ => ("a run of one sample".to_owned(), of_one, "give smaller sizes with --size"),
+            _ => ("a run of one sample".to_owned(), of_one, "use smaller sizes with --size"),
         };
         let refused = refuse_beyond(available, bytes, &what);
         refused.map(|()| wanted).map_err(|error| error.in_file(self.path()).hint(hint))
     }
 
-    /// The network in a session, for this many samples at once.
+    /// Opens the network in a session, for this many samples at once.
     pub(super) fn denoiser(&self, runtime: &runtime::Runtime, batch: usize) -> Result<Denoiser, Error> {
         self.denoiser_on(runtime, batch, &SessionOptions::default())
     }
 
-    /// The same in a session as `options` say.
+    /// Opens the network in a session with these options.
     pub(super) fn denoiser_on(
         &self,
         runtime: &runtime::Runtime,
@@ -195,18 +195,18 @@ impl<'a> Denoising<'a> {
             .map_err(|error| error.in_file(self.path()))
     }
 
-    /// What was taken for what, one line each.
+    /// Returns the recognised roles, one line each.
     pub(super) fn lines(&self, conditioning: &Conditioning) -> Vec<String> {
         self.roles().lines(&self.configured().process, |name| conditioning.is_given(name))
     }
 
-    /// The same with the process.
+    /// Returns these lines with the process.
     pub(super) fn described(&self, lines: &[String]) -> String {
         format!("{}\nprocess:      {}", lines.join("\n"), self.configured().process.describe())
     }
 }
 
-/// A network that denoises.
+/// A denoising network.
 #[derive(Debug)]
 pub struct Network {
     model: graph::model::Model,
@@ -215,16 +215,16 @@ pub struct Network {
     batch: Option<usize>,
     sample_range: (f64, f64),
     found: Findings,
-    /// The processes that divide the samples.
+    /// The processes that share the samples.
     ranks: Arc<dyn Collective>,
 }
 
-/// On what the denoising loss is measured.
+/// The samples and timesteps for the denoising loss.
 #[derive(Clone, Debug)]
 pub struct LossOptions {
     /// Clean samples: a folder of images, or a `.npy`, `.npz` or `.safetensors` file.
     pub data: PathBuf,
-    /// The values of the data that stand for the ends of the sample range; see
+    /// The values of the data that correspond to the ends of the sample range; see
     /// [`super::GradientSettings::data_range`].
     pub data_range: Option<(f64, f64)>,
     /// The number of samples.
@@ -236,7 +236,7 @@ pub struct LossOptions {
 }
 
 impl LossOptions {
-    /// The defaults on these samples.
+    /// Returns the default options with these samples.
     pub fn on(data: impl Into<PathBuf>) -> Self {
         Self { data: data.into(), data_range: None, count: 256, timesteps: 25, seed: 0 }
     }
@@ -246,7 +246,7 @@ impl LossOptions {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LossReport {
-    /// Where the samples come from, in words.
+    /// The source of the samples, in words.
     pub source: String,
     /// The process, in words.
     pub process: String,
@@ -262,11 +262,11 @@ impl LossReport {
 }
 
 impl Network {
-    /// Recognises what a network's inputs stand for. `sizes` are those of symbolic dimensions, `data` samples whose sizes
-    /// are taken where none are given.
+    /// Recognises the roles of a network's inputs. `sizes` are sizes of symbolic dimensions, `data` are samples that
+    /// decide the other sizes.
     ///
     /// # Errors
-    /// An invalid model, a network that does not denoise, a process that does not fit it.
+    /// Fails if the model is invalid, the network does not denoise, or the process does not fit it.
     pub fn open(model: &Model, options: &NetworkOptions, sizes: &Sizes, data: Option<&Path>) -> Result<Self, Error> {
         let model = model.0.clone();
         let graph = Graph::new(&model)?;
@@ -279,8 +279,8 @@ impl Network {
         Ok(Self { model, graph, facts, batch: options.batch, sample_range, found, ranks: Arc::new(Alone) })
     }
 
-    /// The same, whose losses and samples are computed by several ranks: each takes some of the samples, and all get the
-    /// result. All call the same methods.
+    /// Lets several ranks compute losses and samples. Each rank computes a part, and all get the result. All ranks must
+    /// call the same methods.
     #[must_use]
     pub fn over(self, ranks: Arc<dyn Collective>) -> Self {
         Self { ranks, ..self }
@@ -290,16 +290,16 @@ impl Network {
         Denoising { known: (&self.model, &self.graph, &self.facts), found: &self.found }
     }
 
-    /// What of the process's configuration has no effect here, in words.
+    /// Returns warnings about settings of the process that have no effect.
     pub fn notes(&self) -> &[String] {
         &self.found.configured.notes
     }
 
-    /// The samples that are evaluated together: as asked, else as the network fixes them, else at most `most` and no more
-    /// than there is memory for.
+    /// Returns the number of samples to evaluate together: the requested number, or the number that the network fixes,
+    /// or else at most `most` and as many as fit into memory.
     ///
     /// # Errors
-    /// There is too little memory.
+    /// Fails if memory is too small.
     pub(super) fn batch(&self, count: usize, most: usize) -> Result<usize, Error> {
         let said = self.batch.or_else(|| self.found.roles.fixed_batch());
         let batch = match said.unwrap_or(count.min(most)) {
@@ -309,7 +309,7 @@ impl Network {
         least(&*self.ranks, batch)
     }
 
-    /// The network in a session of this rank.
+    /// Opens the network in a session of this rank.
     fn denoiser(&self, runtime: &Runtime, batch: usize) -> Result<Denoiser, Error> {
         let options = SessionOptions { threads: threads(&*self.ranks), ..SessionOptions::default() };
         self.view().denoiser_on(runtime.0, batch, &options)
@@ -317,19 +317,19 @@ impl Network {
 
     pub(super) fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
         let view = self.view();
-        tell(watch, Progress::Network(&view.described(&view.lines(conditioning))))
+        notify(watch, Progress::Network(&view.described(&view.lines(conditioning))))
     }
 
     /// Measures the denoising loss.
     ///
     /// # Errors
-    /// Samples that can't be read or do not fit, a network that fails; the caller stopped.
+    /// Fails if samples can't be read or do not fit, the network fails, or the caller stopped.
     pub fn loss(&self, runtime: &Runtime, options: &LossOptions, watch: &mut Watch<'_>) -> Result<LossReport, Error> {
         let (view, path) = (self.view(), self.model.path());
         let batch = self.batch(options.count, 32)?;
         if batch == 0 || options.count == 0 || !options.count.is_multiple_of(batch) {
-            let text = format!("--count: expected a multiple of the batch of {batch}, found {}", options.count);
-            return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
+            let text = format!("--count: expected a multiple of the batch size {batch}, found {}", options.count);
+            return Err(Error::usage(text).hint("--batch sets the batch size if the network does not fix it"));
         }
         let conditioning = view.conditioning(batch, options.seed)?;
         let mut denoiser = self.denoiser(runtime, batch)?;
@@ -339,7 +339,7 @@ impl Network {
         let samples = Samples::load(&options.data, (name, &dims), &ranges, options.count, options.seed)?;
         let noise = noise(&dims, options.count, options.seed.wrapping_add(1));
         self.announce(&conditioning, watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
         let process = &view.configured().process;
         let of = (&samples, &noise);
         let losses = denoising_losses(
@@ -349,16 +349,16 @@ impl Network {
             of,
             options.timesteps,
             &*self.ranks,
-            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+            &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
         )
         .map_err(|error| error.in_file(path))?;
         Ok(LossReport { source: samples.source, process: process.describe(), losses })
     }
 
-    /// Refuses to make one image of this many samples where they are none, or it would be too large.
+    /// Refuses one image of this many samples if they are not images, or if it would be too large.
     ///
     /// # Errors
-    /// As [`Drawn::png`].
+    /// Same as [`Drawn::png`].
     pub fn check_png(&self, count: usize) -> Result<(), Error> {
         let mut shape = self.view().sample_dims(1)?;
         if let Some(first) = shape.first_mut() {
@@ -367,10 +367,10 @@ impl Network {
         crate::diffusion::check_grid(&shape).map_err(|error| error.in_file(self.model.path()))
     }
 
-    /// Draws samples; of `options`, the variance is that of the process.
+    /// Generates samples. The variance of `options` is replaced by that of the process.
     ///
     /// # Errors
-    /// Options that make no sense, a network that fails or draws what is not finite; the caller stopped.
+    /// Fails if options are invalid, the network fails, samples are not finite, or the caller stopped.
     pub fn sample(&self, runtime: &Runtime, options: &SampleOptions, watch: &mut Watch<'_>) -> Result<Drawn, Error> {
         let (view, path) = (self.view(), self.model.path());
         if options.count == 0 {
@@ -388,14 +388,14 @@ impl Network {
         let started = Instant::now();
         let process = &configured.process;
         let values = generate(&mut denoiser, process, &conditioning, &options, &*self.ranks, &mut |done, total| {
-            tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+            notify(watch, Progress::At { stage: Stage::Sampling, done, total })
         })
         .map_err(|error| error.in_file(path))?;
         let seconds = started.elapsed().as_secs_f64();
         if let Some(wrong) = values.iter().find(|value| !value.is_finite()) {
             return Err(Error::unmet(format!("the samples contain {wrong}"))
                 .in_file(path)
-                .hint("check --prediction-type, --schedule and --time-input; the time step of some networks is sigma under another name"));
+                .hint("check --prediction-type, --schedule and --time-input; some networks take sigma as their timestep input"));
         }
         let given = view.roles().conditioning.iter().filter(|port| conditioning.is_given(&port.name));
         Ok(Drawn {

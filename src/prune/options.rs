@@ -1,4 +1,4 @@
-//! Everything that decides a cut.
+//! All options of a cut.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::runtime::Device;
 use crate::score::{GradientForm, GroupReduction, Norm, Published, ScoringMembers, Term};
 use crate::select::Scope;
 
-/// Which criterion scores the channels.
+/// The criterion that scores the channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum CriterionOption {
-    /// The paper's: |w G| with gradients summed over the timesteps whose loss stays above a threshold.
+    /// The paper's criterion: |w G| with gradients summed over the timesteps whose loss is above a threshold.
     #[default]
     DiffPruning,
     /// |sum of w G| with gradients summed over all timesteps.
@@ -38,24 +38,24 @@ pub enum CriterionOption {
 }
 
 impl CriterionOption {
-    /// Whether it scores by gradients.
+    /// Returns whether the criterion needs gradients.
     pub fn needs_gradients(self) -> bool {
         matches!(self, Self::DiffPruning | Self::Taylor | Self::Hessian)
     }
 }
 
-/// How much goes.
+/// How much to remove.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// This share of the channels of every group.
+    /// Removes this share of the channels of every group.
     Ratio(f64),
-    /// Whatever ratio leaves this share of the multiply-accumulate operations.
+    /// Removes channels until this share of the multiply-accumulate operations is left.
     Macs(f64),
-    /// Whatever ratio leaves this share of the parameters.
+    /// Removes channels until this share of the parameters is left.
     Params(f64),
 }
 
-/// This share of the channels of every group goes, in [0, 1).
+/// The share of the channels of every group to remove, in [0, 1).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio(pub f64);
 
@@ -65,30 +65,31 @@ impl From<Ratio> for Target {
     }
 }
 
-/// Which channels go, once they have scores.
+/// Options for choosing the channels to remove, based on their scores.
 #[derive(Clone, Debug)]
 pub struct CutOptions {
-    /// How much goes.
+    /// How much to remove.
     pub target: Target,
-    /// Ranking within groups or among all.
+    /// Whether to rank channels within groups or among all.
     pub scope: Scope,
-    /// What survives of every axis of a weight is a multiple of this many indices, where that comes out.
+    /// The kept size of every axis of a weight is a multiple of this number, if possible.
     pub round_to: usize,
-    /// What survives of every head is a multiple of this many dimensions, all heads together one of `round_to`, where that
-    /// comes out; 0 as `round_to`. Products of attention are not quantised where the layers around them are.
+    /// The number of kept dimensions of every head is a multiple of this number, and of all heads together of
+    /// `round_to`, if possible; 0: the same as `round_to`. The products of attention are not quantised where the layers
+    /// around them are, so that heads can have a smaller multiple.
     pub round_heads_to: usize,
-    /// Whether an even number of channels survives of every norm group, where that comes out.
+    /// Whether every norm group keeps an even number of channels, if possible.
     pub evens_norm_groups: bool,
-    /// No group loses a larger share.
+    /// Maximum share of the channels of a group to remove.
     pub max_ratio: f64,
-    /// Groups with a weight or node of a matching name stay.
+    /// Groups with a weight or node whose name matches are kept.
     pub keep: Vec<Regex>,
-    /// Groups with a weight or node of a matching name have a ratio of their own; the last match counts.
+    /// Groups with a weight or node whose name matches have this ratio. The last match counts.
     pub ratio_for: Vec<(Regex, f64)>,
 }
 
 impl CutOptions {
-    /// The defaults with a target.
+    /// Returns the default options with a target.
     pub fn new(target: impl Into<Target>) -> Self {
         Self {
             target: target.into(),
@@ -102,25 +103,25 @@ impl CutOptions {
         }
     }
 
-    /// Refuses what makes no sense.
+    /// Refuses invalid options.
     pub(super) fn check(&self) -> Result<(), Error> {
         let (name, share, is_right) = match self.target {
-            Target::Ratio(ratio) => ("the ratio: expected a share of channels in [0, 1)", ratio, ratio < 1.0),
-            Target::Macs(share) => ("the target of MACs: expected a share in (0, 1]", share, share > 0.0),
-            Target::Params(share) => ("the target of parameters: expected a share in (0, 1]", share, share > 0.0),
+            Target::Ratio(ratio) => ("ratio: expected a share of channels in [0, 1)", ratio, ratio < 1.0),
+            Target::Macs(share) => ("target for MACs: expected a share in (0, 1]", share, share > 0.0),
+            Target::Params(share) => ("target for parameters: expected a share in (0, 1]", share, share > 0.0),
         };
         let own = self
             .ratio_for
             .iter()
-            .map(|(_, ratio)| ("a ratio of some groups: expected a share of channels in [0, 1)", *ratio, *ratio < 1.0));
-        let most = ("the largest ratio: expected a share in [0, 1]", self.max_ratio, true);
+            .map(|(_, ratio)| ("ratio of single groups: expected a share of channels in [0, 1)", *ratio, *ratio < 1.0));
+        let most = ("maximum ratio: expected a share in [0, 1]", self.max_ratio, true);
         for (name, share, is_right) in own.chain([(name, share, is_right), most]) {
             if !is_right || !(0.0..=1.0).contains(&share) {
                 return Err(Error::usage(format!("{name}, found {share}")));
             }
         }
         if self.round_to == 0 {
-            return Err(Error::usage("surviving channels can't be a multiple of 0: expected a number of at least 1"));
+            return Err(Error::usage("multiple for the number of kept channels: expected at least 1, found 0"));
         }
         Ok(())
     }
@@ -141,54 +142,55 @@ impl From<Ratio> for CutOptions {
 /// How channels are grouped and scored.
 #[derive(Clone, Debug, Default)]
 pub struct ScoreOptions {
-    /// Which criterion scores.
+    /// The criterion.
     pub criterion: CriterionOption,
-    /// What may shrink in attention.
+    /// Whether heads or head dimensions of attention may be removed.
     pub attention: AttentionOption,
-    /// What happens to norm groups.
+    /// How norm groups are treated.
     pub norm_groups: NormGroups,
     /// The norm of the magnitude criterion.
     pub norm: Norm,
-    /// How members make one score.
+    /// How the scores of members are combined.
     pub reduction: GroupReduction,
     /// Which members of a group score in the gradient criteria.
     pub members: ScoringMembers,
-    /// A published implementation to follow exactly instead of the paper's formula.
+    /// A published implementation to follow exactly. `None`: the paper's formula.
     pub reference: Option<Published>,
-    /// The seed of everything random.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Sizes of symbolic dimensions, for counting and for the gradients.
+    /// Sizes of symbolic dimensions for counting and for the gradients.
     pub sizes: Sizes,
     /// How the gradient criteria compute their gradients.
     pub gradients: GradientSettings,
-    /// What the network is for, and so what its loss is.
+    /// The purpose of the network, which decides its loss.
     pub task: Task,
-    /// Measure what a fit would leave of each layer's output, by which cuts of [`Scope::Global`] compare groups. It takes
-    /// samples: those of the gradients, or [`GradientSettings::data`]. Without, cuts compare scores.
+    /// Whether to measure the error that a fit would leave in each layer's output, by which cuts of [`Scope::Global`]
+    /// compare groups. This needs samples: those of the gradients, or [`GradientSettings::data`]. If false, cuts
+    /// compare scores.
     pub compares_groups: bool,
 }
 
 impl ScoreOptions {
-    /// The defaults with a criterion.
+    /// Returns the default options with a criterion.
     pub fn by(criterion: CriterionOption) -> Self {
         Self { criterion, ..Self::default() }
     }
 
-    /// Diff-Pruning, the default: |w G| with gradients on these clean samples (a folder of images, or a `.npy`, `.npz`
-    /// or `.safetensors` file), summed over the timesteps that matter.
+    /// Returns the options for Diff-Pruning, the default: |w G| with gradients on these clean samples (a folder of
+    /// images, or a `.npy`, `.npz` or `.safetensors` file), summed over the timesteps that matter.
     pub fn diff_pruning(data: impl Into<PathBuf>) -> Self {
         let mut options = Self::by(CriterionOption::DiffPruning);
         options.gradients.data = Some(data.into());
         options
     }
 
-    /// The norm of the weights, for which no data is needed.
+    /// Returns the options for the magnitude criterion, which needs no data.
     pub fn magnitude() -> Self {
         Self::by(CriterionOption::Magnitude)
     }
 
-    /// How the gradient criterion that is chosen scores; `image_elements` are the elements of one sample, by which
-    /// `ddpm_exp` scales its loss.
+    /// Returns how the chosen gradient criterion scores. `image_elements` is the number of elements of one sample, by
+    /// which `ddpm_exp` scales its loss.
     pub(super) fn gradient_form(&self, image_elements: f64) -> GradientForm {
         let (name, term) = match self.criterion {
             CriterionOption::Taylor => ("taylor", Term::Signed),
@@ -212,7 +214,7 @@ impl ScoreOptions {
         }
     }
 
-    /// How the gradient criterion that is chosen sums gradients over timesteps.
+    /// Returns how the chosen gradient criterion sums gradients over timesteps.
     pub(super) fn accumulate_options(&self, micro_batch: usize) -> AccumulateOptions {
         let GradientSettings { threshold, mode, .. } = self.gradients;
         let is_thresholded = self.criterion == CriterionOption::DiffPruning;
@@ -226,59 +228,60 @@ impl ScoreOptions {
     }
 }
 
-/// Steps of DPM-Solver++ 2M where samples are drawn to take gradients on: their importance then differs from that of 50
-/// steps of DDIM by less than another seed changes it (`docs/quality.md`).
+/// Number of DPM-Solver++ 2M steps for samples that gradients are computed on. The importance then differs from that of
+/// 50 DDIM steps by less than from one seed to another (`docs/quality.md`).
 const DRAW_STEPS: usize = 10;
 
-/// How gradients are computed.
+/// The settings for computing gradients.
 #[derive(Clone, Debug)]
 pub struct GradientSettings {
-    /// What the network's inputs stand for and how it was trained.
+    /// The roles of the network's inputs and how it was trained.
     pub network: NetworkOptions,
-    /// Clean samples: a folder of images, or an array file; drawn from the network itself where `None`.
+    /// Clean samples: a folder of images, or an array file. `None`: the network generates them.
     pub data: Option<PathBuf>,
-    /// The values of the data that stand for the ends of the sample range; 0 and 255 for bytes, floats as they are,
-    /// where `None`.
+    /// The values of the data that correspond to the ends of the sample range. `None`: 0 and 255 for bytes, floats as
+    /// they are.
     pub data_range: Option<(f64, f64)>,
-    /// Samples in one run; bounds the memory of activations; the whole batch where `None`.
+    /// Number of samples in one run, which limits the memory of activations. `None`: the whole batch.
     pub micro_batch: Option<usize>,
-    /// Bytes that the gradients may take; what is free where `None`. Where they need more, runs have fewer samples, and
-    /// then the weights are divided over several passes.
+    /// Maximum memory of the gradients in bytes. `None`: the free memory. If more is needed, runs have fewer samples,
+    /// and then the weights are divided over several passes.
     pub memory: Option<u64>,
-    /// Timesteps that are visited, spread evenly over the schedule; all where `None`.
+    /// Number of timesteps to visit, spread evenly over the schedule. `None`: all.
     pub timesteps: Option<usize>,
-    /// Share of the largest loss below which timesteps do not count, in [0, 1).
+    /// Timesteps with a loss below this share of the largest loss are left out, in [0, 1).
     pub threshold: f64,
-    /// What the threshold keeps.
+    /// Which timesteps the threshold keeps.
     pub mode: ThresholdMode,
-    /// Where the gradients are computed.
+    /// The device that computes the gradients.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether operators that the device can't run may run on the CPU.
     pub allow_fallback: bool,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
-    /// Stop once the channels that this cut would remove have not changed for three checks, one every ten timesteps.
+    /// The cut for the adaptive rule: gradients stop when the channels that this cut would remove have not changed for
+    /// three checks, one every ten timesteps. `None`: all timesteps are visited.
     pub adaptive: Option<CutOptions>,
-    /// How samples are drawn where none are given.
+    /// The sampler for samples that the network generates.
     pub draw_sampler: Sampler,
-    /// Evaluations of the network for a sample that is drawn; where `None`, 10 with DPM-Solver++ 2M, but at most
-    /// one more than timesteps are visited, and 50 otherwise.
+    /// Number of sampler steps for samples that the network generates. `None`: 10 with DPM-Solver++ 2M, but at most one
+    /// more than the number of visited timesteps; 50 with other samplers.
     pub draw_steps: Option<usize>,
-    /// Where the sums are saved from time to time.
+    /// The file in which the sums are saved from time to time. `None`: they are not saved.
     pub checkpoint: Option<PathBuf>,
-    /// Whether to go on from the checkpoint.
+    /// Whether to resume from the checkpoint.
     pub resume: bool,
-    /// Whether the checkpoint of a run of more than a minute stays once the sums are complete, because more is to follow that
-    /// may be stopped.
+    /// Whether the checkpoint of a run of more than a minute is kept after the sums are complete, because later steps
+    /// may be interrupted.
     pub keeps_checkpoint: bool,
-    /// Processes that divide the timesteps. All of them score with the same options and get the same scores; the samples are
-    /// those that the first reads or draws, and only it writes checkpoints.
+    /// The processes that share the timesteps. All of them score with the same options and get the same scores. The
+    /// first one reads or generates the samples, and only it writes checkpoints.
     pub ranks: Arc<dyn Collective>,
 }
 
 impl GradientSettings {
-    /// The evaluations of the network for a sample that is drawn. Of few timesteps the importance is rough whatever the
-    /// samples are: drawing them does not become the larger part of the work.
+    /// Returns the number of sampler steps for samples that the network generates. With few timesteps the importance is
+    /// rough whatever the samples are, so generating them should not dominate the work.
     pub(super) fn drawing_steps(&self) -> usize {
         let default = match self.draw_sampler {
             Sampler::DpmSolver2M => self.timesteps.map_or(DRAW_STEPS, |count| DRAW_STEPS.min(count.saturating_add(1))),
@@ -313,22 +316,22 @@ impl Default for GradientSettings {
     }
 }
 
-/// Both halves of a cut's options, as the plan records them.
+/// The options of scoring and of the cut, as the plan records them.
 #[derive(Clone, Debug)]
 pub struct PruneOptions {
     /// How channels are scored.
     pub score: ScoreOptions,
-    /// Which of them go.
+    /// How channels are chosen.
     pub cut: CutOptions,
 }
 
 impl PruneOptions {
-    /// The defaults with a target.
+    /// Returns the default options with a target.
     pub fn new(target: impl Into<Target>) -> Self {
         Self { score: ScoreOptions::default(), cut: CutOptions::new(target) }
     }
 
-    /// The defaults with a target and the magnitude criterion, which needs no data.
+    /// Returns the default options with a target and the magnitude criterion, which needs no data.
     pub fn by_magnitude(target: impl Into<Target>) -> Self {
         Self { score: ScoreOptions::magnitude(), ..Self::new(target) }
     }
@@ -339,7 +342,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drawing_takes_few_steps_where_few_timesteps_are_visited() {
+    fn samples_are_generated_in_few_steps_if_few_timesteps_are_visited() {
         let steps = |timesteps, draw_sampler, draw_steps| {
             GradientSettings { timesteps, draw_sampler, draw_steps, ..GradientSettings::default() }.drawing_steps()
         };

@@ -1,7 +1,7 @@
-//! A network in blocks: what a page draws of it.
+//! Divides a network into blocks for the page of a report.
 //!
-//! Blocks come from the names that exporters give to nodes and weights, and where there are none from the order of the data
-//! flow; levels come from the shapes of values. Nothing is known of any architecture here.
+//! Blocks follow the names that exporters give to nodes and weights. Without such names, they follow the order of the
+//! data flow. Levels follow from the shapes of values. Nothing here depends on a particular architecture.
 
 mod flow;
 
@@ -33,24 +33,25 @@ pub struct Outline {
     pub blocks: Vec<OutlineBlock>,
     /// The levels, the largest first.
     pub levels: Vec<OutlineLevel>,
-    /// Values that a block takes of an earlier one although others lie between: positions in `blocks`.
+    /// Skip connections: pairs of positions in `blocks`, where the second block takes a value of the first as input
+    /// although others lie in between.
     pub skips: Vec<(usize, usize)>,
-    /// Whether blocks have the names of the file; else they are made of the order of the layers.
+    /// Whether blocks are named after modules of the file. If not, they are runs of consecutive layers.
     pub is_named: bool,
-    /// Channel groups whose channels are the heads of an attention: positions in [`Plan::groups`].
+    /// Channel groups whose channels are attention heads: positions in [`Plan::groups`].
     pub head_groups: Vec<usize>,
     /// Multiply-accumulate operations that belong to no block, before and after.
     pub other_macs: (f64, f64),
-    /// The block of a node, by its name.
+    /// The block of every node, by its name.
     #[serde(skip)]
     pub(super) by_node: HashMap<String, usize>,
 }
 
-/// A level: a number of positions that values have.
+/// A level: all blocks whose values have this number of positions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct OutlineLevel {
-    /// The sizes, `16×16` or `64`; empty where values have channels alone.
+    /// The sizes, such as `16×16` or `64`. Empty if values only have channels.
     pub size: String,
     /// The number of positions.
     pub positions: f64,
@@ -59,30 +60,30 @@ pub struct OutlineLevel {
 /// A number before and after a cut.
 pub type Change = (usize, usize);
 
-/// A block: a few layers that the file names together.
+/// A block: a few layers that the file groups by name.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct OutlineBlock {
-    /// The name, as far as it differs from the others'.
+    /// The part of the name that differs from other blocks.
     pub name: String,
     /// Position in [`Outline::levels`].
     pub level: usize,
-    /// Channels that leave it.
+    /// Number of output channels.
     pub channels: Change,
-    /// Channels of its widest layer.
+    /// Number of channels of its widest layer.
     pub widest: Change,
-    /// The heads of its attention: their number, and the dimensions of each.
+    /// The number of attention heads, and of dimensions per head. `None`: there is no attention.
     pub heads: Option<(Change, Change)>,
-    /// Layers with weights.
+    /// Number of layers with weights.
     pub layers: usize,
-    /// Multiply-accumulate operations, those between activations among them, before and after.
+    /// Multiply-accumulate operations before and after the cut, including those between activations.
     pub macs: (f64, f64),
     /// Positions of its channel groups in [`Plan::groups`].
     pub groups: Vec<usize>,
 }
 
 impl Cut {
-    /// The network in blocks, before and after the cut.
+    /// Returns the network in blocks, before and after the cut.
     pub fn outline(&self) -> Outline {
         outline(&self.analysis().0, self.kept(), self.sizes(), self.plan())
     }

@@ -1,9 +1,10 @@
-//! Networks that do not denoise: a function of one input, such as the decoder of a pipeline, which is to give what it gave.
+//! Networks that do not denoise: functions of one input, such as the decoder of a pipeline, whose output should be
+//! preserved.
 //!
-//! The loss is `L = E |f(z) - f_0(z)|^2` with `f_0` the original. It is 0 at the original, and so is its gradient; what counts is
-//! its curvature. To second order, taking a weight w away costs `w^2 E |df/dw|^2`, the diagonal of the Gauss-Newton matrix. For
-//! v normal, `E (v^T df/dw)^2 = |df/dw|^2`: squared gradients of the inner product of the output with v, one draw of v for
-//! every sample, are its estimate.
+//! The loss is `L = E |f(z) - f_0(z)|^2` with `f_0` the original. It is 0 at the original, and so is its gradient; only
+//! its curvature matters. To second order, removing a weight w costs `w^2 E |df/dw|^2`, the diagonal of the
+//! Gauss-Newton matrix. For v normally distributed, `E (v^T df/dw)^2 = |df/dw|^2`. This is estimated by squared
+//! gradients of the inner product of the output with v, with one sample of v for every sample of z.
 
 mod network;
 
@@ -19,43 +20,43 @@ use crate::array::{Array, ArrayData};
 use crate::diffusion::{ArrayDims, Ranges, Samples};
 use crate::error::Error;
 
-/// What the network of a run is for, and so what its loss is.
+/// The purpose of a network, which decides its loss.
 #[derive(Clone, Debug, Default)]
 pub enum Task {
-    /// To remove noise: the denoising loss.
+    /// The network removes noise: the denoising loss.
     #[default]
     Denoising,
-    /// To give an output: how far it moves, on these samples of its input.
+    /// The network computes an output: the change of the output on these input samples.
     Output(OutputSamples),
 }
 
-/// The samples of an input on which it counts how far the output moves.
+/// The input samples on which the change of the output is measured.
 #[derive(Clone, Debug)]
 pub enum OutputSamples {
-    /// Normally distributed.
+    /// Random samples with a normal distribution.
     Drawn {
         /// Their mean.
         mean: f64,
         /// Their standard deviation.
         deviation: f64,
-        /// The sizes of the last two axes, where the network does not fix them and none are given.
+        /// The sizes of the last two axes, if the network does not fix them. `None`: not known.
         edges: Option<(usize, usize)>,
     },
-    /// Given, one for each row.
+    /// Given samples, one per row.
     Given {
         /// The samples.
         values: Arc<Array>,
-        /// Where they come from, in words.
+        /// Their source, in words.
         source: String,
     },
 }
 
 impl OutputSamples {
-    /// Latents in a file or folder of arrays, with the name of the denoiser's input; `None` for images. Each is divided by
-    /// `factor`, and `shift` is added: as a pipeline gives latents to its decoder.
+    /// Reads latents from a file or folder of arrays, with the name of the denoiser's input. Divides each by `factor`
+    /// and adds `shift`, as a pipeline does before its decoder. Returns `None` if the data are images.
     ///
     /// # Errors
-    /// Data that can't be read.
+    /// Fails if data can't be read.
     pub fn of_latents(
         (data, name): (&Path, &str),
         (factor, shift): (f64, f64),
@@ -76,7 +77,8 @@ impl OutputSamples {
         ))
     }
 
-    /// Latents as a denoiser has them, as its pipeline gives them to the decoder: divided by `factor`, with `shift` added.
+    /// Converts latents from the denoiser's scale to that of the decoder, as the pipeline does: divides by `factor` and
+    /// adds `shift`.
     #[must_use]
     pub fn as_decoded(self, factor: f64, shift: f64) -> Self {
         match self {
@@ -91,7 +93,7 @@ impl OutputSamples {
         }
     }
 
-    /// The number of samples that are given.
+    /// Returns the number of given samples; `None` if they are random.
     pub(super) fn rows(&self) -> Option<usize> {
         match self {
             Self::Drawn { .. } => None,
@@ -99,7 +101,7 @@ impl OutputSamples {
         }
     }
 
-    /// The sizes of the last two axes, where something is known of them.
+    /// Returns the sizes of the last two axes, if known.
     fn edges(&self) -> Option<(usize, usize)> {
         match self {
             Self::Drawn { edges, .. } => *edges,

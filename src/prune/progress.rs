@@ -1,4 +1,4 @@
-//! What a long call tells its caller, who may stop it.
+//! Reports the progress of long calls to the caller, who may stop them.
 
 use std::ops::ControlFlow;
 
@@ -6,88 +6,88 @@ use super::finetune::StepEvaluation;
 use crate::error::Error;
 use crate::finetune::trainer::StepReport;
 
-/// What a long call is doing.
+/// A stage of a long call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Samples are drawn from the network.
+    /// Generates samples with the network.
     Sampling,
-    /// The network is run for losses alone.
+    /// Runs the network to compute losses.
     Losses,
-    /// Losses and gradients are computed.
+    /// Computes losses and gradients.
     Gradients,
-    /// Channels are scored.
+    /// Scores channels.
     Scoring,
-    /// It is measured what each group of channels is worth beside others.
+    /// Measures the error of a fit for every channel group, to compare groups.
     Comparing,
-    /// Weights are fitted.
+    /// Fits weights.
     Refitting,
-    /// Weights are trained.
+    /// Trains weights.
     Training,
-    /// A pruned file is compared with its original.
+    /// Compares a pruned file with its original.
     Verifying,
-    /// Operations and parameters of networks are counted.
+    /// Counts operations and parameters of networks.
     Counting,
-    /// It is measured how long runs of networks take.
+    /// Measures latencies of networks.
     Timing,
-    /// Features of samples are computed.
+    /// Computes features of samples.
     Features,
-    /// Distances between sets of features are computed.
+    /// Computes distances between sets of features.
     Distances,
-    /// A network is brought to another form and compared with what it was.
+    /// Converts a network to another precision or form, and compares both.
     Converting,
-    /// An engine is built by another program.
+    /// Waits for another program to build an engine.
     Building,
-    /// Images and captions are encoded.
+    /// Encodes images and captions.
     Encoding,
 }
 
-/// What a long call tells its caller.
+/// A progress report of a long call.
 ///
-/// The caller's function answers `ControlFlow::Break(())` to stop: the call then ends with an error of the kind
-/// [`crate::error::ErrorKind::Cancelled`], and no output is left. Only the checkpoint that
-/// [`super::GradientSettings::checkpoint`] asks for stays, so that the run can go on.
+/// The caller's function returns `ControlFlow::Break(())` to stop. The call then ends with an error of the kind
+/// [`crate::error::ErrorKind::Cancelled`] and leaves no output. Only the checkpoint requested by
+/// [`super::GradientSettings::checkpoint`] is kept, so that the run can be resumed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Progress<'a> {
-    /// How far a stage is.
+    /// The progress of a stage.
     At {
         /// The stage.
         stage: Stage,
-        /// Steps that are done.
+        /// Number of finished steps.
         done: usize,
-        /// Steps in all.
+        /// Total number of steps.
         total: usize,
     },
-    /// What was taken for what in a denoising network, and its process: one line each.
+    /// The recognised roles in a denoising network, and its process: one line each.
     Network(&'a str),
     /// A step of training.
     Trained {
-        /// What became of it.
+        /// The report of the step.
         report: &'a StepReport,
-        /// Steps of the run.
+        /// Total number of steps of the run.
         total: u64,
     },
-    /// A network that was judged in the middle of its training.
+    /// An evaluation of a network during its training.
     Evaluated(&'a StepEvaluation),
-    /// Something that the user may want to know before the result.
+    /// Information for the user.
     Note(&'a str),
-    /// Something that the user should know before the result.
+    /// A warning for the user.
     Warning(&'a str),
 }
 
-/// What gets the progress of a call.
+/// The function that receives the progress of a call.
 pub type Watch<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
-/// Tells the caller, who may stop the call.
-pub(super) fn tell(watch: &mut Watch<'_>, progress: Progress<'_>) -> Result<(), Error> {
+/// Reports progress to the caller, who may stop the call.
+pub(super) fn notify(watch: &mut Watch<'_>, progress: Progress<'_>) -> Result<(), Error> {
     match watch(progress) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::cancelled()),
     }
 }
 
-/// Where nobody watches.
+/// Ignores all progress.
 pub(super) fn unwatched(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }

@@ -1,4 +1,4 @@
-//! Prompts as the conditioning of a denoiser, by the text encoders of its pipeline.
+//! Encodes prompts to the conditioning of a denoiser, with the text encoders of its pipeline.
 
 use super::encode::{TextEncoder, TextOptions};
 use super::model::Model;
@@ -8,47 +8,51 @@ use crate::error::Error;
 use crate::pipeline::{Component, Pipeline};
 use crate::runtime::{IoInfo, SessionOptions};
 
-/// Prompts that are encoded at once.
+/// Number of prompts that are encoded together.
 const BATCH: usize = 8;
 
-/// Tokens that Stable Diffusion 3 gives its third encoder, whose tokenizer knows no limit of its own that is meant.
+/// Number of tokens for the third encoder of Stable Diffusion 3, whose tokenizer has no meaningful limit.
 const TOKENS_OF_THIRD: usize = 256;
 
-/// Which states of a text encoder are taken.
+/// The hidden states of a text encoder that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum States {
-    /// Those after the last layer and its norm.
+    /// The states after the last layer and its norm.
     Last,
-    /// Those before the last layer.
+    /// The states before the last layer.
     Penultimate,
 }
 
-/// The states of one encoder `[prompts, tokens, width]`, and what it says of a prompt as a whole, `[prompts, width]`.
+/// The hidden states of one encoder, `[prompts, tokens, width]`, and its pooled output, `[prompts, width]`.
 #[derive(Debug)]
 struct Encoded {
     states: Array,
     pooled: Option<Array>,
 }
 
-/// What a denoiser takes of prompts: the names of its inputs with their widths, where they are fixed.
+/// The inputs of a denoiser for prompts: their names, and their widths if these are fixed.
 #[derive(Debug, Default)]
 struct Wanted {
     states: Option<(String, Option<usize>)>,
     pooled: Option<(String, Option<usize>)>,
-    /// Sizes and cut of the image, in pixels.
+    /// The input for original size, crop and target size of the image in pixels.
     sizes: Option<String>,
 }
 
 impl Model {
-    /// Encodes prompts by the text encoders of the pipeline that this denoiser belongs to: the arrays for its inputs, one row
-    /// for each prompt. With one encoder its last states are the conditioning, as in Stable Diffusion 1 and 2. Two encoders of a
-    /// U-Net give the states before their last layers, side by side, and the second what it says of the prompt as a whole, as
-    /// in Stable Diffusion XL; time ids are those of an image that is not cut. A transformer's second encoder gives the
-    /// states and its first the whole, as in Flux; of three, those of the first two are side by side, filled with zeros, and
-    /// before those of the third, as in Stable Diffusion 3.
+    /// Encodes prompts with the text encoders of the pipeline that this denoiser belongs to. Returns the arrays for its
+    /// inputs, with one row per prompt.
+    ///
+    /// - One encoder, as in Stable Diffusion 1 and 2: its last states are the conditioning.
+    /// - Two encoders of a U-Net, as in Stable Diffusion XL: the states before their last layers, concatenated along
+    ///   the width, and the pooled output of the second. The time ids describe an image that is not cropped.
+    /// - Two encoders of a transformer, as in Flux: the states of the second, and the pooled output of the first.
+    /// - Three encoders, as in Stable Diffusion 3: the states of the first two, concatenated along the width and padded
+    ///   with zeros, followed by the states of the third along the tokens.
     ///
     /// # Errors
-    /// No prompts, no text encoder, no input for states, widths that do not fit; an encoder that fails.
+    /// Fails if there are no prompts, no text encoder or no input for hidden states, if widths do not fit, or if an
+    /// encoder fails.
     pub fn encode_prompts(
         &self,
         pipeline: &Pipeline,
@@ -57,7 +61,7 @@ impl Model {
     ) -> Result<Vec<(String, Array)>, Error> {
         let fail = |text: String| Error::usage(text).in_file(self.path());
         if prompts.is_empty() {
-            return Err(Error::usage("--prompts: expected a prompt on each line, found none"));
+            return Err(Error::usage("--prompts: expected one prompt per line, found none"));
         }
         let wanted = self.wanted();
         let Some((name, width)) = &wanted.states else {
@@ -98,8 +102,8 @@ impl Model {
         let mut add = |(name, width): (&str, Option<usize>), array: Array| {
             let found = array.dims.last().copied().unwrap_or(0);
             if let Some(width) = width.filter(|width| *width != found) {
-                let text = format!("input {name:?} takes prompts of width {width}, the text encoders give {found}");
-                return Err(fail(text).hint("give the conditioning with --inputs"));
+                let text = format!("input {name:?}: expected width {width}, the text encoders return width {found}");
+                return Err(fail(text).hint("give the conditioning with --inputs instead"));
             }
             arrays.push((name.to_owned(), array));
             Ok(())
@@ -119,7 +123,7 @@ impl Model {
         Ok(arrays)
     }
 
-    /// The inputs that prompts are for, by their names and ranks.
+    /// Finds the inputs for prompts by their names and ranks.
     fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         for (name, dims) in crate::inputs::declared(&self.0) {
@@ -137,7 +141,7 @@ impl Model {
     }
 }
 
-/// Encodes prompts by one encoder.
+/// Encodes prompts with one encoder.
 fn encode(
     runtime: &Runtime,
     (component, tokenizer): (&Component, &std::path::Path),
@@ -159,7 +163,7 @@ fn encode(
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
         let what = match takes {
             States::Last => "last_hidden_state [batch, tokens, width]",
-            States::Penultimate => "hidden_states.0 and so on, for the states before the last layer",
+            States::Penultimate => "hidden_states.0, hidden_states.1, ... (for the states before the last layer)",
         };
         Error::usage(format!("expected outputs {what}, found {}", names.join(", "))).in_file(&component.model)
     })?;
@@ -168,13 +172,15 @@ fn encode(
     let mut encoder = TextEncoder::giving(session, &options, std::iter::once(states).chain(pooled).collect())?;
     let mut given = encoder.encode_all(prompts, BATCH)?.into_iter();
     let states = given.next().filter(|states| states.dims.len() == 3);
-    let states =
-        states.ok_or_else(|| Error::unmet("expected states [prompts, tokens, width]").in_file(&component.model))?;
+    let states = states.ok_or_else(|| {
+        Error::unmet("expected hidden states [prompts, tokens, width], found an output with another rank")
+            .in_file(&component.model)
+    })?;
     Ok(Encoded { states, pooled: given.next() })
 }
 
-/// The place of the states among the outputs of an encoder: optimum exports those between layers as `hidden_states.N`, the
-/// embeddings first.
+/// Returns the position of the states among the outputs of an encoder. Optimum exports the states between layers as
+/// `hidden_states.N`, starting with the embeddings.
 fn place_of_states(outputs: &[IoInfo], takes: States) -> Option<usize> {
     let with_rank = |(at, output): (usize, &IoInfo)| (output.dims.len() == 3).then_some(at);
     match takes {
@@ -192,7 +198,7 @@ fn place_of_states(outputs: &[IoInfo], takes: States) -> Option<usize> {
     }
 }
 
-/// The elements of an array of ours.
+/// Returns the elements of a float32 array.
 fn floats(array: &Array) -> Vec<f32> {
     match array.cast(ElementType::F32).data {
         ArrayData::F32(values) => values,
@@ -200,13 +206,15 @@ fn floats(array: &Array) -> Vec<f32> {
     }
 }
 
-/// Arrays with the same rows side by side, along their last axis.
+/// Concatenates arrays with the same rows along their last axis.
 fn beside(a: &Array, b: &Array) -> Result<Array, Error> {
     let (Some((of_a, rows)), Some((of_b, others))) = (a.dims.split_last(), b.dims.split_last()) else {
-        return Err(Error::unmet("expected states of two encoders, found a single number"));
+        return Err(Error::unmet("expected hidden states of two encoders, found a scalar"));
     };
     if rows != others {
-        return Err(Error::unmet(format!("expected states of {rows:?} tokens of both encoders, found {others:?}")));
+        return Err(Error::unmet(format!(
+            "expected both encoders to return states [prompts, tokens] of {rows:?}, found {others:?}"
+        )));
     }
     let (of_a, of_b) = (*of_a, *of_b);
     let (left, right) = (floats(a), floats(b));
@@ -215,7 +223,7 @@ fn beside(a: &Array, b: &Array) -> Result<Array, Error> {
     Ok(Array { dims: [rows, &[of_a + of_b]].concat(), data: ArrayData::F32(values) })
 }
 
-/// States filled with zeros up to a width.
+/// Pads states with zeros to a width.
 fn widened(states: Array, width: usize) -> Array {
     let own = states.dims[2];
     if own >= width {
@@ -227,10 +235,12 @@ fn widened(states: Array, width: usize) -> Array {
     Array { dims: vec![states.dims[0], states.dims[1], width], data: ArrayData::F32(values) }
 }
 
-/// States one after the other, along the tokens.
+/// Concatenates states along the tokens.
 fn after(a: &Array, b: &Array) -> Result<Array, Error> {
     let ([rows, of_a, width], [others, of_b, other]) = (a.dims.as_slice(), b.dims.as_slice()) else {
-        return Err(Error::unmet("expected states [prompts, tokens, width] of all encoders"));
+        return Err(Error::unmet(
+            "expected hidden states [prompts, tokens, width] of all encoders, found an output with another rank",
+        ));
     };
     if (rows, width) != (others, other) {
         let text = format!("expected states of width {other} of all encoders, found {width}");
@@ -252,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn states_of_encoders_are_put_together() {
+    fn states_of_encoders_are_concatenated() {
         let (a, b) = (counted(&[1, 2, 2], 0.0), counted(&[1, 2, 1], 10.0));
         let both = beside(&a, &b).unwrap();
         assert_eq!((both.dims.as_slice(), floats(&both)), (&[1, 2, 3][..], vec![0.0, 1.0, 10.0, 2.0, 3.0, 11.0]));
@@ -265,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_states_before_the_last_layer_go_by_number() {
+    fn the_states_before_the_last_layer_are_found_by_number() {
         let output = |name: &str, rank: usize| IoInfo {
             name: name.to_owned(),
             element_type: ElementType::F32,

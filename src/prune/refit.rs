@@ -1,4 +1,4 @@
-//! The refit of a staged cut on denoising samples.
+//! Refits a staged cut on denoising samples.
 
 mod across;
 
@@ -21,7 +21,7 @@ use super::gradients::recognise;
 use super::network::Denoising;
 use super::options::ScoreOptions;
 use super::output::Task;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use super::staged::Staged;
 use crate::analysis::Analysis;
@@ -40,55 +40,55 @@ use repeat::{checkpoint, refuse_other};
 use samples::{Clean, NoisySamples};
 pub use unfitted::CutJudgement;
 
-/// Noisy samples of a fit, where nothing is said: at most, and at least.
+/// Default maximum and minimum number of noisy samples of a fit.
 const SAMPLES: (usize, usize) = (512, 32);
 
-/// MACs of all runs of the original, at most, where nothing is said.
+/// Default maximum number of MACs for all runs of the original.
 const MACS: f64 = 2e13;
 
-/// Bytes that pass from segment to segment, at most, where nothing is said: the activations of both networks at their worst
-/// place, for all samples. What exceeds the memory of a refit goes to a file.
+/// Default maximum number of bytes that are passed from segment to segment: the largest set of activations of both
+/// networks, for all samples. Data that exceeds the memory of a refit is written to a file.
 const SPILLED: f64 = 8.0 * (1u64 << 30) as f64;
 
-/// Samples of a chunk, at most, and chunks, at least.
+/// Maximum number of samples in a chunk, and minimum number of chunks.
 const BATCH: usize = 32;
 const CHUNKS: usize = 64;
 
-/// Timesteps at which it is found out how much errors count, and samples of each.
+/// Number of timesteps at which the weight of errors is measured, and samples for each.
 const PROBED: usize = 24;
 const PROBE_BATCH: usize = 4;
 
 /// Time between two checkpoints.
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(30);
 
-/// Seeds of the noise, each added to the seed of the run.
+/// Seeds of the noise, added to the seed of the run.
 const SEED_OF_NOISE: u64 = 4;
 const SEED_OF_PROBE: u64 = 5;
 const SEED_OF_JUDGE: u64 = 6;
 
-/// On what a refit is made.
+/// The settings of a refit.
 #[derive(Clone, Debug)]
 pub struct RefitSettings {
-    /// Noisy samples of the fit; where `None`, 512, or as many as a bound on the work leaves of large networks. Clean samples
-    /// are used again with other noise where there are fewer.
+    /// Number of noisy samples of the fit. `None`: 512, or fewer for large networks. If there are fewer clean samples,
+    /// they are used repeatedly with different noise.
     pub samples: Option<usize>,
-    /// Samples of a chunk, all at one timestep; chosen where `None`, by the network where it fixes them.
+    /// Number of samples in a chunk, all at one timestep. `None`: chosen automatically, or fixed by the network.
     pub batch: Option<usize>,
-    /// Timesteps, spread evenly over the schedule; one for every chunk of samples where `None`.
+    /// Number of timesteps, spread evenly over the schedule. `None`: one for every chunk of samples.
     pub timesteps: Option<usize>,
-    /// Clean samples that nothing is fitted to, at most; a fifth of all where that is less.
+    /// Maximum number of clean samples to hold out. At most a fifth of all samples is held out.
     pub held_out: usize,
-    /// Samples that original, cut and refitted network draw from the same noise.
+    /// Number of samples that original, cut and refitted network generate from the same noise.
     pub pictures: usize,
-    /// How the fits are made.
+    /// The options of the least-squares fits.
     pub options: RefitOptions,
-    /// Where what was fitted is saved from time to time, so that a run that is killed can go on.
+    /// The checkpoint file, from which an interrupted run can be resumed. `None`: no checkpoint is saved.
     pub checkpoint: Option<PathBuf>,
     /// Time between two checkpoints.
     pub checkpoint_period: Duration,
-    /// Whether to go on from the checkpoint.
+    /// Whether to resume from the checkpoint.
     pub resume: bool,
-    /// The refit that is to be repeated; other data or another process is refused then.
+    /// The refit to repeat. Other data or another process are then refused. `None`: this is a new refit.
     pub repeats: Option<RefitPlan>,
 }
 
@@ -109,19 +109,19 @@ impl Default for RefitSettings {
     }
 }
 
-/// By which loss a network is judged.
+/// The loss for evaluating a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LossKind {
     /// The denoising loss.
     Denoising,
-    /// The mean squared difference of the output to the original's.
+    /// The mean squared error of the output relative to the original's output.
     Output,
 }
 
 impl LossKind {
-    /// The loss in words.
+    /// Describes the loss in words.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Denoising => "denoising loss",
@@ -130,39 +130,39 @@ impl LossKind {
     }
 }
 
-/// How a refit went.
+/// The report of a refit.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RefitReport {
-    /// Where the clean samples come from, in words.
+    /// The source of the clean samples, in words.
     pub source: String,
     /// The process, in words.
     pub process: String,
-    /// What the losses are.
+    /// The kind of the losses.
     pub loss: LossKind,
-    /// Noisy samples of the fit.
+    /// Number of noisy samples of the fit.
     pub samples: usize,
-    /// Clean samples that they were made of.
+    /// Number of clean samples that they were computed from.
     pub clean_samples: usize,
-    /// Timesteps of the fit.
+    /// Number of timesteps of the fit.
     pub timesteps: usize,
-    /// How much rows counted by timestep.
+    /// How rows were weighted by timestep.
     pub weights: Weighting,
-    /// What became of every layer.
+    /// The result for every layer.
     pub layers: Vec<RefitLayer>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// The losses on held-out samples; `None` where there are too few samples to hold some out.
+    /// The losses on held-out samples. `None`: there are too few samples to hold some out.
     pub losses: Option<RefitLosses>,
-    /// Samples of the three networks, if they were asked for.
+    /// Samples of the three networks. `None`: not requested.
     #[serde(skip)]
     pub pictures: Option<RefitPictures>,
-    /// Seconds of the fit alone.
+    /// Duration of the fit in seconds.
     pub seconds: f64,
 }
 
 impl RefitReport {
-    /// On what the layers were fitted, in words.
+    /// Describes the samples of the fit, in words.
     pub fn extent(&self) -> String {
         match self.loss {
             LossKind::Denoising => format!("{} noisy samples over {} timesteps", self.samples, self.timesteps),
@@ -170,7 +170,7 @@ impl RefitReport {
         }
     }
 
-    /// The number of layers that were fitted.
+    /// Returns the number of fitted layers.
     pub fn fitted(&self) -> usize {
         self.layers.iter().filter(|layer| layer.errors.is_some()).count()
     }
@@ -185,7 +185,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// As many samples as are asked for, or as the network affords, in chunks.
+    /// Returns the requested number of samples, or the number that suits the network, divided into chunks.
     fn new(network: Denoising<'_>, sample: &Cost, settings: &RefitSettings) -> Result<Self, Error> {
         let steps = network.configured().process.schedule.step_count();
         if let Some(0) = settings.samples {
@@ -206,14 +206,14 @@ impl Extent {
     }
 }
 
-/// Samples that a network affords, by what one costs.
+/// Returns the number of samples for a network with this cost per sample.
 fn affordable(sample: &Cost) -> usize {
     let by_time = MACS / (sample.macs + sample.attention_macs).max(1.0);
     let by_space = SPILLED / (2.0 * sample.activation_bytes.max(1) as f64);
     (by_time.min(by_space) as usize).clamp(SAMPLES.1, SAMPLES.0)
 }
 
-/// The cut with the weights that were fitted, if any were; the plan says so then.
+/// Returns the cut with its fitted weights, and records them in the plan. Without fitted weights, the cut is unchanged.
 fn adopt(staged: Staged, fitted: &Refitted, pruned: &Model, plan: &mut Plan) -> Result<Staged, Error> {
     if fitted.is_empty() {
         return Ok(staged);
@@ -228,15 +228,15 @@ fn adopt(staged: Staged, fitted: &Refitted, pruned: &Model, plan: &mut Plan) -> 
 }
 
 impl Staged {
-    /// Fits the weights of the cut by least squares on the clean samples that `options` names, or that the network draws, so
-    /// that the pruned network computes what the original does. The staged file has the new weights then, and its
-    /// [verification](Self::check) has to be made anew; [`Staged::refit_report`] says how it went.
+    /// Fits the weights of the cut by least squares, so that the pruned network computes what the original does. The
+    /// fit uses the clean samples of `options`, or samples that the network generates. The staged file then has the new
+    /// weights, and needs a new [verification](Self::check). [`Staged::refit_report`] returns the report.
     ///
-    /// Several ranks ([`RefitOptions::ranks`]) divide the samples. Each holds the same cut, staged for itself, and gets the same
-    /// weights; the first reads the data.
+    /// Several ranks ([`RefitOptions::ranks`]) share the samples. Each rank stages the same cut and gets the same
+    /// weights. The first rank reads the data.
     ///
     /// # Errors
-    /// Data that can't be read, a network that does not denoise or does not run, the caller stopped.
+    /// Fails if data can't be read, the network does not denoise or does not run, or the caller stopped.
     pub fn refit(
         self,
         runtime: &Runtime,
@@ -300,7 +300,7 @@ impl Staged {
         let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
         report.losses = losses(held_out.and_then(|samples| judge.extent(samples)), [&original, &cut, &refitted]);
         report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);
-        // A fit that began with other weights than the original's can't be repeated from the original.
+        // A fit that started from weights other than the original's can't be repeated from the original.
         plan.refit = (!had_changed).then(|| RefitPlan {
             samples: extent.samples,
             batch: extent.batch,
@@ -322,19 +322,19 @@ impl Staged {
     }
 }
 
-/// MACs of a run on one sample.
+/// Returns the MACs of a run with one sample.
 pub(super) fn macs_of_sample(network: Denoising<'_>, analysis: &Analysis) -> f64 {
     let cost = cost_of_sample(network, analysis);
     cost.macs + cost.attention_macs
 }
 
-/// What a run on one sample costs.
+/// Returns the cost of a run with one sample.
 fn cost_of_sample(network: Denoising<'_>, analysis: &Analysis) -> Cost {
     let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
     analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)))
 }
 
-/// What a fit is made of.
+/// The inputs of a fit.
 struct Work<'a> {
     network: Denoising<'a>,
     analysis: &'a Analysis,
@@ -345,8 +345,8 @@ struct Work<'a> {
     macs: f64,
 }
 
-/// Samples of a chunk and timesteps on which it is found out by how much errors count: fewer of a large network, of which a
-/// backward pass takes as long as two forward passes.
+/// Returns the number of samples in a chunk and of timesteps for measuring the weight of errors. Both are smaller for a
+/// large network, since a backward pass takes as long as two forward passes.
 fn probe_extent(fixed: Option<usize>, (batch, steps): (usize, usize), macs: f64) -> (usize, usize) {
     let affordable = ((MACS / 6.0 / macs.max(1.0)) as usize).clamp(SAMPLES.1.min(8), PROBED * PROBE_BATCH);
     let batch = fixed.unwrap_or_else(|| PROBE_BATCH.min(batch).min((affordable / PROBED).max(1))).max(1);
@@ -380,7 +380,7 @@ impl Work<'_> {
         )?;
         let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Refitting, done, total });
         refit(cut, (&data, &data.sizes), probe.probe()?, options, runtime.0, &mut progress)
     }
 }

@@ -1,4 +1,5 @@
-//! Pruning in rounds: cuts of what was cut, fitted and trained before, each told as one cut of the first original.
+//! Prunes in rounds: each round cuts the network that earlier rounds cut, fitted and trained. The result is described
+//! as one cut of the first original.
 
 mod carried;
 
@@ -8,14 +9,15 @@ pub use folder::RoundFolder;
 
 use super::options::{CutOptions, Target};
 
-/// What of a share is left after the first of several equal steps to it: `share^(1/steps)`.
+/// Returns the share that is left after the first of several equal steps towards a share: `share^(1/steps)`.
 fn root(share: f64, steps: usize) -> f64 {
     share.powf(1.0 / steps.max(1) as f64)
 }
 
 impl CutOptions {
-    /// How much goes in round `round` of `rounds`, from 1 on, where `self` says what goes in all of them: the geometric steps
-    /// on the way there. `left` is the share of MACs or parameters, whichever the target names, that earlier rounds have left.
+    /// Returns the options for round `round` of `rounds`, counted from 1. `self` are the options for all rounds
+    /// together; the rounds are geometric steps towards them. `left` is the share of MACs or parameters, according to
+    /// the target, that earlier rounds have left.
     #[must_use]
     pub fn of_round(&self, round: usize, rounds: usize, left: f64) -> Self {
         let reached = |share: f64| {
@@ -49,7 +51,7 @@ mod tests {
     fn rounds_are_geometric_steps_to_the_target() {
         let macs = CutOptions::new(Target::Macs(0.125));
         assert_close(macs.of_round(1, 3, 1.0).target, 0.5);
-        // An earlier round may have taken more than it had to, or all.
+        // An earlier round may have removed more than necessary, or everything.
         assert_close(macs.of_round(2, 3, 0.4).target, 0.25 / 0.4);
         assert_close(macs.of_round(3, 3, 0.1).target, 1.0);
         let ratio = CutOptions { max_ratio: 0.19, ..CutOptions::new(Target::Ratio(0.75)) };

@@ -1,9 +1,9 @@
-//! A pruned file before it takes its place: verified, measured, saved.
+//! A pruned file before it is moved to its path: verified, measured, saved.
 
 use std::path::{Path, PathBuf};
 
 use super::cut::Cut;
-use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::progress::{Progress, Stage, Watch, notify, unwatched};
 use super::refit::RefitReport;
 use super::runtime::Runtime;
 use crate::error::Error;
@@ -16,11 +16,11 @@ use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency}
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::write::{self, Published};
 
-/// Runs of each network that are timed, at most, and the seconds they may take together.
+/// Maximum number of timed runs of each network, and the seconds they may take together.
 const LATENCY_RUNS: usize = 30;
 const LATENCY_SECONDS: f64 = 6.0;
 
-/// A pruned file that is complete but not yet in its place.
+/// A complete pruned file that is not yet at its path.
 #[derive(Debug)]
 pub struct Staged {
     cut: Cut,
@@ -32,27 +32,27 @@ pub struct Staged {
     refit: Option<RefitReport>,
 }
 
-/// How long original and pruned file take.
+/// The latencies of original and pruned file.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CutLatency {
-    /// The sizes of the inputs' symbolic dimensions: those that are given, and small ones by their names.
+    /// The sizes of the inputs' symbolic dimensions: given ones, and small ones chosen by name.
     pub sizes: Sizes,
-    /// Of the original and of the pruned file.
+    /// The latencies of the original and of the pruned file.
     pub networks: Vec<Latency>,
 }
 
-/// What was written.
+/// The files that were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
     /// The pruned file.
     pub output: PathBuf,
-    /// Its external data, where it has some.
+    /// Its external data. `None`: it has none.
     pub data: Option<PathBuf>,
-    /// The plan, if it was written.
+    /// The plan. `None`: it was not written.
     pub plan: Option<PathBuf>,
-    /// Data files that only the file in the place of the output named before; they are gone with it.
+    /// Data files that only the replaced output file referred to. They were removed with it.
     pub removed: Vec<PathBuf>,
     /// Bytes of the pruned file and its external data.
     pub bytes: u64,
@@ -72,82 +72,84 @@ impl Staged {
         &self.output
     }
 
-    /// The same with another file and its plan.
+    /// Replaces the file and its plan.
     pub(super) fn replaced(self, plan: Plan, staged: write::Staged) -> Self {
         Self { cut: self.cut.with_plan(plan), staged, verification: None, ..self }
     }
 
-    /// The same, refitted.
+    /// Adds the report of a refit.
     pub(super) fn refitted(self, plan: Plan, report: RefitReport) -> Self {
         Self { cut: self.cut.with_plan(plan), refit: Some(report), ..self }
     }
 
-    /// How the refit went, if there was one.
+    /// Returns the report of the refit; `None` if there was none.
     pub fn refit_report(&self) -> Option<&RefitReport> {
         self.refit.as_ref()
     }
 
-    /// The cut.
+    /// Returns the cut.
     pub fn cut(&self) -> &Cut {
         &self.cut
     }
 
-    /// The report of the verification, if there was one.
+    /// Returns the report of the verification; `None` if there was none.
     pub fn verification(&self) -> Option<&VerifyReport> {
         self.verification.as_ref()
     }
 
-    /// Writes the plan to another place than [beside the output](plan_path), or not at all.
+    /// Sets the path of the plan, by default [next to the output](plan_path); `None` writes no plan.
     #[must_use]
     pub fn with_plan(mut self, plan: Option<PathBuf>) -> Self {
         self.plan = plan;
         self
     }
 
-    /// Adds a file that takes its place together with the pruned one, such as a report.
+    /// Adds a file that is written together with the pruned one, such as a report.
     #[must_use]
     pub fn with_file(mut self, place: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
         self.beside.push((place.into(), content.into()));
         self
     }
 
-    /// Bytes of the pruned file and its external data.
+    /// Returns the bytes of the pruned file and its external data.
     pub fn bytes(&self) -> u64 {
         self.staged.bytes()
     }
 
-    /// Proves that the pruned file computes what the original computes when every removed index is masked.
+    /// Verifies that the pruned file computes what the original computes with every removed index masked.
     ///
     /// # Errors
-    /// It does not, which is of the kind [`crate::error::ErrorKind::VerificationFailed`], or the original can't be run.
+    /// Fails with [`crate::error::ErrorKind::VerificationFailed`] if it does not, or fails if the original can't be
+    /// run.
     pub fn verify(mut self, runtime: &Runtime) -> Result<Self, Error> {
         self.check(runtime, &VerifyOptions::default(), &mut unwatched)?;
         self.refuse_failed()?;
         Ok(self)
     }
 
-    /// As [`Staged::verify`], but a pruned file that does not run or differs is no error yet: the report says so, and
-    /// [`Staged::save`] refuses it.
+    /// Does the same as [`Staged::verify`], but a pruned file that does not run or differs is no error yet: the report
+    /// states it, and [`Staged::save`] refuses the file.
     ///
     /// # Errors
-    /// The original can't be run; the caller stopped.
+    /// Fails if the original can't be run, or if the caller stopped.
     pub fn check(
         &mut self,
         runtime: &Runtime,
         options: &VerifyOptions,
         watch: &mut Watch<'_>,
     ) -> Result<&VerifyReport, Error> {
-        tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
         let analysis = &self.cut.analysis().0;
         let pruned = load(self.staged.path())?;
         let report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;
         Ok(self.verification.insert(report))
     }
 
-    /// The latencies of original and pruned file on the CPU, in turn on the same inputs, at the sizes of `options`.
+    /// Measures the latencies of original and pruned file on the CPU, in turn on the same inputs, at the sizes of
+    /// `options`.
     ///
     /// # Errors
-    /// A network that does not run.
+    /// Fails if a network does not run.
     pub fn latency(&self, runtime: &Runtime, options: &VerifyOptions) -> Result<CutLatency, Error> {
         let fail = |error: RuntimeError| Error::unmet(error.to_string());
         let analysis = &self.cut.analysis().0;
@@ -162,18 +164,19 @@ impl Staged {
         Ok(CutLatency { sizes, networks })
     }
 
-    /// The error of a pruned file whose verification failed.
+    /// Returns an error if the verification failed.
     fn refuse_failed(&self) -> Result<(), Error> {
         let Some(failure) = self.verification.as_ref().and_then(VerifyReport::failure_text) else { return Ok(()) };
         let text = format!("verification failed, {} was not written: {failure}", self.output.display());
         Err(Error::verification_failed(text).in_file(self.cut.model().path()))
     }
 
-    /// Moves the pruned file to its place, and the plan and what was [added](Self::with_file) to theirs: all of them or
-    /// none. Without a verification nothing is proved of it.
+    /// Moves the pruned file to its path, and the plan and [added files](Self::with_file) to theirs: all of them or
+    /// none. A file without a verification is saved too.
     ///
     /// # Errors
-    /// The verification failed, or a file can't be written or would replace another of these or of the original.
+    /// Fails if the verification failed, a file can't be written, or a file would replace another of these or of the
+    /// original.
     pub fn save(mut self) -> Result<Written, Error> {
         self.refuse_failed()?;
         if let Some(path) = &self.plan {
@@ -184,13 +187,13 @@ impl Staged {
     }
 }
 
-/// The default path of the plan: the output's name with `.plan.json` for its extension.
+/// Returns the default path of the plan: the output's path with the extension `.plan.json`.
 pub fn plan_path(output: &Path) -> PathBuf {
     output.with_extension("plan.json")
 }
 
 impl VerifyReport {
-    /// What went wrong, in one line; `None` where verification passed.
+    /// Describes in one line what went wrong; `None` if verification passed.
     pub fn failure_text(&self) -> Option<String> {
         if self.passed {
             return None;
@@ -199,7 +202,7 @@ impl VerifyReport {
             return Some(failure.clone());
         }
         let errors = self.runs.iter().find(|run| !run.passed()).map_or_else(
-            || "the outputs agree, but not what is computed on the way".to_owned(),
+            || "the outputs agree, but intermediate values differ".to_owned(),
             |run| {
                 let precision = if run.widened { " in float32" } else { "" };
                 format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)

@@ -1,37 +1,37 @@
-//! Groups that a criterion can't rank: a gradient that is not a number says nothing of a channel.
+//! Groups that a criterion can't rank: a NaN or infinite gradient does not rank a channel.
 
 use crate::couple::group::ChannelGroup;
 use crate::error::Error;
 
 use super::{Criterion, GroupReduction, Magnitude, Norm, ScoreCx};
 
-/// The scores of the groups of one grouping, of which some may come from another criterion than was asked for.
+/// The scores of the groups of one grouping. Some may come from a criterion other than the requested one.
 #[derive(Debug)]
 pub struct GroupScores {
-    /// One score per channel of every group that can shrink; none for the others.
+    /// One score per channel of every group that can shrink. Empty for other groups.
     pub scores: Vec<Vec<f64>>,
-    /// The criterion that ranks a group instead of the one that was asked for, by group.
+    /// By group, the criterion that ranks it instead of the requested one. `None`: the requested one.
     pub fallback: Vec<Option<&'static str>>,
 }
 
-/// Scores below this rank channels within their group alone; among all groups they count as zero.
+/// Scores below this only rank channels within their group. In comparisons between groups they count as zero.
 pub const NEGLIGIBLE: f64 = 1e-150;
 
-/// Whether every channel has a finite score.
+/// Returns whether every channel has a finite score.
 fn is_finite(scores: &[f64]) -> bool {
     scores.iter().all(|score| score.is_finite())
 }
 
-/// Whether a criterion finds that nothing depends on any channel of a group, which would leave the choice to their order.
+/// Returns whether all channels score zero, so that only their position would decide.
 fn is_silent(scores: &[f64]) -> bool {
     scores.len() > 1 && scores.iter().all(|score| *score == 0.0)
 }
 
-/// Scores the groups of a grouping. A group of which a channel has no finite score, or all channels have a score of zero, is
-/// ranked by magnitude as a whole, and `warn` is told which one and why.
+/// Scores the groups of a grouping. If a channel of a group has no finite score, or all of them score zero, the whole
+/// group is ranked by magnitude. `warn` receives the group and the reason.
 ///
 /// # Errors
-/// A weight that can't be read; a criterion that ranks no group at all.
+/// Fails if a weight can't be read, or if the criterion ranks no group at all.
 pub fn score_groups(
     cx: &ScoreCx<'_>,
     groups: &[ChannelGroup],
@@ -57,10 +57,13 @@ pub fn score_groups(
     };
     let shrinks = |at: &usize| groups[*at].fixed.is_none();
     if (0..groups.len()).filter(shrinks).all(|at| !is_finite(&scores[at])) {
-        let text = format!("{name} ranks no channel group: no score is a finite number{}", why(&groups[unranked[0]]));
+        let text = format!(
+            "{name} can't rank any channel group: no group has finite scores for all channels{}",
+            why(&groups[unranked[0]])
+        );
         return Err(Error::unmet(text).in_file(cx.model.path()).hint(
-            "check what the network was taken for, and the data; a square root or a logarithm at zero has no finite \
-             gradient; --criterion magnitude needs none",
+            "check the data and the process that was chosen for the network; a square root or a logarithm at zero has no \
+             finite gradient; --criterion magnitude needs no gradients",
         ));
     }
     let of_magnitude: Vec<ChannelGroup> = unranked.iter().map(|at| groups[*at].clone()).collect();
@@ -69,20 +72,21 @@ pub fn score_groups(
         let (group, own) = (&groups[at], &scores[at]);
         let mut by_magnitude = magnitude.score(cx, group)?;
         let text = if is_silent(own) {
-            // Among all groups it still comes first: nothing is lost with it. Equal weights are equal.
+            // In comparisons between groups it still comes first: removing it costs nothing. If all weights are zero,
+            // order decides.
             let largest = by_magnitude.iter().copied().fold(0.0, f64::max);
             if largest == 0.0 {
                 continue;
             }
             by_magnitude.iter_mut().for_each(|score| *score *= 1e-3 * NEGLIGIBLE / largest);
-            format!("scores zero by {name} in all of its {} channels: the loss does not change with them", own.len())
+            format!("all {} of its channels have a {name} score of zero: the loss does not depend on them", own.len())
         } else {
             let count = own.iter().filter(|score| !score.is_finite()).count();
-            format!("has no finite score by {name} for {count} of its {} channels{}", own.len(), why(group))
+            format!("{count} of its {} channels have no finite {name} score{}", own.len(), why(group))
         };
         scores[at] = by_magnitude;
         fallback[at] = Some(magnitude.name());
-        warn(group, format!("{text}; it is ranked by {}", magnitude.name()));
+        warn(group, format!("{text}; it is ranked by {} instead", magnitude.name()));
     }
     Ok(GroupScores { scores, fallback })
 }

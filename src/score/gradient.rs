@@ -1,13 +1,14 @@
-//! The gradient criteria: how much the loss would change if a channel's weights were zero.
+//! The gradient criteria estimate how much the loss would change if the weights of a channel were zero.
 //!
-//! With `G_w` the gradient of the loss by weight w, summed over timesteps (see [`crate::gradient::accumulate`]), the
-//! importance of a channel with weights w, over all members of its coupled group, is
+//! Let `G_w` be the gradient of the loss with respect to weight w, summed over timesteps (see
+//! [`crate::gradient::accumulate`]). The importance of a channel with weights w, over all members of its coupled group,
+//! is
 //!
 //! - `diff-pruning`: `sum |w G_w|` (the paper's equation 8);
 //! - `taylor`: `|sum w G_w|`, the first-order change of the loss itself;
 //! - `hessian`: `sum w^2 F_w` with F the sum of squared gradients, the diagonal of the Fisher matrix.
 //!
-//! Members are the rows of weights that produce the channels, the columns of weights that read them, norm scales,
+//! Members are the rows of weights that produce the channels, the columns of weights that consume them, norm scales,
 //! offsets and biases. Two published implementations differ; [`Published`] follows each.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use crate::onnx::floats::Floats;
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum ScoringMembers {
-    /// Everything that a channel goes through: weights on both sides, norms and biases.
+    /// All members: weights on both sides, norms and biases.
     #[default]
     All,
     /// The weights on both sides: rows of producers, columns of consumers.
@@ -37,25 +38,25 @@ pub enum ScoringMembers {
     Producers,
 }
 
-/// A published implementation of Diff-Pruning that is to be followed exactly.
+/// A published implementation of Diff-Pruning to follow exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Published {
-    /// `ddpm_prune.py` with Torch-Pruning: the mean of |w G| over weights on both sides; the step at which the loss
-    /// falls below the threshold is still summed.
+    /// `ddpm_prune.py` with Torch-Pruning: the mean of |w G| over weights on both sides. The sum includes the step at
+    /// which the loss falls below the threshold.
     DdpmPrune,
     /// `ddpm_exp/prune.py`: sums of (w G)^2 over weights on both sides plus |w G| of norm scales, with the loss summed
-    /// over an image; the step at which the loss falls below the threshold is not summed.
+    /// over an image. The sum excludes the step at which the loss falls below the threshold.
     DdpmExp,
 }
 
-/// What is summed of the products of weights and gradients.
+/// The product of weights and gradients that is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Term {
     /// `|w G|`.
     Absolute,
-    /// `w G`; the absolute value is taken of the sum over all members.
+    /// `w G`; the absolute value is taken after the sum over all members.
     Signed,
     /// `(w G)^2` of weights, `|w G|` of norm scales.
     Squared,
@@ -63,7 +64,7 @@ pub enum Term {
     Curvature,
 }
 
-/// Everything that decides the score of a gradient criterion.
+/// The settings of a gradient criterion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientForm {
     /// The name of the criterion.
@@ -72,27 +73,27 @@ pub struct GradientForm {
     pub term: Term,
     /// Which members score.
     pub members: ScoringMembers,
-    /// How members make one score.
+    /// How the scores of members are combined.
     pub reduction: GroupReduction,
-    /// Whether norm scales score although `members` leaves parameters out, and members with another number of indices
-    /// per channel than the first do not, as in `ddpm_exp`.
+    /// Whether to follow `ddpm_exp`: norm scales score although `members` excludes parameters, and a member with
+    /// another number of indices per channel than the first does not score.
     pub is_ddpm_exp: bool,
-    /// What gradients are multiplied with first: the number of elements of an image where the loss is a sum over it.
+    /// The factor on gradients: the number of elements of an image if the loss is a sum over the image.
     pub loss_scale: f64,
 }
 
 impl GradientForm {
-    /// Whether the score of a channel needs no more of the summed gradients than `sum w G` over what a member of its group
-    /// holds: absolute values are taken after that sum, if at all.
+    /// Returns whether a score depends on the summed gradients only through `sum w G` over the indices of each member:
+    /// absolute values are taken after that sum, if at all.
     pub fn is_linear(&self) -> bool {
         self.term == Term::Signed
     }
 
-    /// Replaces summed gradients by what the criterion makes of them: for each axis of a weight along which channels of the
-    /// groups lie, the sums over all other axes. Those by other weights are dropped.
+    /// Replaces summed gradients with the sums of the criterion's terms: one sum per index of each axis of a weight
+    /// that channels of the groups lie along, over all other axes. Gradients with respect to other weights are dropped.
     ///
     /// # Errors
-    /// A weight that can't be read.
+    /// Fails if a weight can't be read.
     pub fn reduce(&self, cx: &ScoreCx<'_>, groups: &[ChannelGroup], gradients: &mut Accumulated) -> Result<(), Error> {
         let wanted: BTreeMap<Reader, _> = scoring_axes(groups)
             .into_iter()
@@ -112,8 +113,8 @@ impl GradientForm {
         Ok(())
     }
 
-    /// For each of these axes of a use of a weight, the sums over all others of what the criterion makes of an element; none
-    /// where the gradient is not that of the weight.
+    /// Returns, for each of these axes of a use of a weight, the sums of the criterion's terms over all other axes.
+    /// Returns none if the number of gradient entries differs from the weight's.
     fn index_sums(
         &self,
         cx: &ScoreCx<'_>,
@@ -147,7 +148,7 @@ impl GradientForm {
     }
 }
 
-/// The axes of uses of weights along which the channels of groups that may shrink lie.
+/// Returns the axes, by use of a weight, that the channels of groups that may shrink lie along.
 pub fn scoring_axes(groups: &[ChannelGroup]) -> BTreeMap<usize, BTreeSet<usize>> {
     let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
     for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
@@ -160,7 +161,7 @@ fn reader_of(gradient: &UseGradient) -> Reader {
     Reader { node: gradient.node, slot: gradient.slot }
 }
 
-/// The sums by index of every axis, which follow each other in `sums`.
+/// Splits `sums`, which holds the sums by index of every axis one after the other.
 fn parts(cx: &ScoreCx<'_>, weight: usize, axes: &[usize], sums: &[f32]) -> Result<Vec<(usize, Vec<f64>)>, Error> {
     let dims = &cx.constant(cx.coupling.uses[weight].value)?.dims;
     let size = |axis: usize| dims.get(axis).and_then(|size| usize::try_from(*size).ok()).unwrap_or(0);
@@ -174,7 +175,7 @@ fn parts(cx: &ScoreCx<'_>, weight: usize, axes: &[usize], sums: &[f32]) -> Resul
     Ok(parts)
 }
 
-/// A criterion over summed gradients.
+/// A criterion based on summed gradients.
 #[derive(Debug)]
 pub struct GradientCriterion {
     form: GradientForm,
@@ -183,10 +184,10 @@ pub struct GradientCriterion {
 }
 
 impl GradientCriterion {
-    /// Multiplies every weight that a group goes through with its gradient.
+    /// Multiplies every weight of the groups by its gradient.
     ///
     /// # Errors
-    /// A weight that can't be read.
+    /// Fails if a weight can't be read.
     pub fn new(
         cx: &ScoreCx<'_>,
         groups: &[ChannelGroup],
@@ -239,7 +240,7 @@ impl Criterion for GradientCriterion {
         if self.form.reduction == GroupReduction::First {
             members.truncate(1);
         }
-        // A mean or a maximum is taken of the members' own scores, a sum of everything.
+        // Except for a signed sum over all members, each member contributes its absolute score.
         let is_signed_sum = self.form.term == Term::Signed && self.form.reduction == GroupReduction::Sum;
         let mut scores = vec![0.0f64; group.channels.len()];
         for member in &members {
@@ -248,7 +249,7 @@ impl Criterion for GradientCriterion {
                 let sum: f64 = indices.iter().filter_map(|index| of_index.get(*index as usize)).sum();
                 let sum = if is_signed_sum { sum } else { sum.abs() };
                 *score = match self.form.reduction {
-                    // The larger of a number and what is none would be the number.
+                    // f64::max would ignore a NaN; the addition keeps it.
                     GroupReduction::Max if !score.is_nan() && !sum.is_nan() => sum.max(*score),
                     _ => *score + sum,
                 };
@@ -271,15 +272,15 @@ impl Criterion for GradientCriterion {
     }
 }
 
-/// The elements of a floating point tensor; none for other types, which have no gradient.
+/// Returns the elements of a floating point tensor; none for other types, which have no gradient.
 fn floats(tensor: &TensorProto, bytes: &[u8]) -> Vec<f32> {
     Floats::of(tensor.element_type(), bytes).map_or_else(Vec::new, Floats::to_f32)
 }
 
-/// For each of `axes`, the sums of entries over all other axes; `entry` is called once for every element.
+/// Returns, for each of `axes`, the sums of entries over all other axes; `entry` is called once for every element.
 fn axis_sums(dims: &[usize], axes: &[usize], entry: impl Fn(usize) -> f64) -> Vec<Vec<f64>> {
     let mut sums: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
-    // Innermost axes that nobody asked for are summed as one run.
+    // The innermost axes that were not requested are summed as one contiguous run.
     let outer_axes = axes.iter().map(|axis| axis + 1).max().unwrap_or(0);
     let run: usize = dims[outer_axes..].iter().product();
     let outer = &dims[..outer_axes];
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_cancel_only_where_the_loss_itself_is_meant() {
+    fn signs_cancel_only_in_the_signed_term() {
         let form = |term| GradientForm {
             name: "test",
             term,

@@ -1,7 +1,7 @@
 //! Magnitude: the norm of the weights of a channel.
 //!
-//! The score of a channel is `sum |w|` (L1) or `sum w^2` (L2, whose root would not change any order) over the entries
-//! of its producers' rows and its consumers' columns. Biases and norm parameters do not score, as in Torch-Pruning.
+//! The score of a channel is `sum |w|` (L1) or `sum w^2` (L2; the root would not change the order) over the entries of
+//! its producers' rows and its consumers' columns. Biases and norm parameters do not score, as in Torch-Pruning.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,16 +35,16 @@ pub struct Magnitude {
     norm: Norm,
     reduction: GroupReduction,
     scores: IndexScores,
-    /// Weights with entries that are not finite.
+    /// Weights with elements that are not finite.
     broken: BTreeSet<ValueId>,
     warnings: RefCell<BTreeSet<String>>,
 }
 
 impl Magnitude {
-    /// Scores the axes of every weight that a group goes through, each weight read once.
+    /// Scores the axes of every weight of the groups. Each weight is read once.
     ///
     /// # Errors
-    /// A weight that can't be read.
+    /// Fails if a weight can't be read.
     pub fn new(
         cx: &ScoreCx<'_>,
         groups: &[ChannelGroup],
@@ -68,9 +68,11 @@ impl Magnitude {
         for ((of, axes), mut sums) in wanted.into_iter().zip(sums) {
             let name = &cx.graph.values[of.value].name;
             if sums.iter().flatten().any(|sum| !sum.is_finite()) {
-                warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
+                warnings.insert(format!(
+                    "weight {name:?} has elements that are not finite; channels with such elements are removed first"
+                ));
                 broken.insert(of.value);
-                // Among themselves they are ranked by their finite entries.
+                // Their order among themselves follows their finite elements.
                 let finite = |number: f32| if number.is_finite() { number } else { 0.0 };
                 for (sums, finite) in sums.iter_mut().zip(axis_sums(cx, of, &axes, norm, finite)?) {
                     let pairs = sums.iter_mut().zip(finite).filter(|(sum, _)| !sum.is_finite());
@@ -84,7 +86,7 @@ impl Magnitude {
         Ok(Self { norm, reduction, scores, broken, warnings: RefCell::new(warnings) })
     }
 
-    /// The norm that is taken.
+    /// Returns the norm.
     pub fn norm(&self) -> Norm {
         self.norm
     }
@@ -102,8 +104,10 @@ impl Criterion for Magnitude {
         if let Some(value) = broken.filter(|_| scores.iter().all(|score| *score == 0.0)) {
             let name = &cx.graph.values[value].name;
             let text =
-                format!("no channel of weight {name:?} has a finite score by magnitude: its entries are not finite");
-            return Err(Error::unmet(text).in_file(cx.model.path()).hint("--criterion random looks at no weight"));
+                format!("no channel of weight {name:?} has a finite magnitude score: its elements are not finite");
+            return Err(Error::unmet(text)
+                .in_file(cx.model.path())
+                .hint("check the weights of the model, or use --criterion random, which does not depend on them"));
         }
         Ok(scores)
     }
@@ -113,14 +117,14 @@ impl Criterion for Magnitude {
     }
 }
 
-/// The factor on the norms of channels with entries that are not finite, so that these go first.
+/// The factor on the norms of channels with elements that are not finite, so that these are removed first.
 const BROKEN: f64 = 1e-200;
 
-/// For each of `axes` of a constant, the sums of |w| or w^2 over all other axes, where w is what `of_number` makes of an
-/// entry. Types that hold no numbers have sums of zero.
+/// Returns, for each of `axes` of a constant, the sums of |w| or w^2 over all other axes, where w is the result of
+/// `of_number` for an element. Types that do not hold numbers have sums of zero.
 ///
 /// # Errors
-/// A weight that can't be read.
+/// Fails if a weight can't be read.
 fn axis_sums(
     cx: &ScoreCx<'_>,
     of: &WeightUse,
@@ -158,14 +162,14 @@ fn sums_of<E: Copy + Sync>(
     }
 }
 
-/// Elements that are summed by themselves: what is larger is summed in parts, on several cores. The parts don't depend on
-/// the number of cores, and neither does the sum.
+/// Maximum number of elements that are summed at once. Larger weights are summed in parts on several cores. The parts,
+/// and so the sum, don't depend on the number of cores.
 const PART: usize = 1 << 22;
 
-/// Blocks of fewer elements are not summed one by one, but over all rows first.
+/// Blocks with fewer elements are not summed one by one, but over all rows first.
 const SHORT: usize = 32;
 
-/// Sums row by row: a row is all that lies along the innermost axis that is asked for.
+/// Sums row by row. A row covers the innermost requested axis and all axes inside it.
 fn sums_over<E: Copy + Sync>(
     dims: &[usize],
     axes: &[usize],
@@ -205,9 +209,9 @@ fn sums_over<E: Copy + Sync>(
     })
 }
 
-/// Adds the elements of every block to its place in `along`, row by row; returns the sum of every row where that is
-/// asked for. The loops over elements have no index arithmetic and no chain of additions, so that the compiler
-/// vectorises them for the CPU at hand; the order of additions is the same on all.
+/// Adds the elements of every block to its element of `along`, row by row. Returns the sum of every row if
+/// `wants_totals`. The loops over elements have no index arithmetic and no chain of dependent additions, so that the
+/// compiler can vectorise them for the CPU. The order of additions is the same on all CPUs.
 #[inline(always)]
 fn row_sums<E: Copy>(
     elements: &[E],
@@ -242,7 +246,7 @@ fn row_sums<E: Copy>(
     totals
 }
 
-/// The sum over elements, in 32 chains that do not wait for each other.
+/// Sums elements in 32 independent chains.
 #[inline(always)]
 fn sum<E: Copy>(elements: &[E], weigh: &impl Fn(E) -> f64) -> f64 {
     let (wide, rest) = elements.as_chunks::<32>();

@@ -1,4 +1,4 @@
-//! The numbers that quantised weights stand for.
+//! The numbers that quantised weights represent.
 
 use super::ScoreCx;
 use crate::error::Error;
@@ -7,11 +7,11 @@ use crate::onnx::numbers::numbers as decoded;
 use crate::operator::axis_index;
 use crate::operator::couple::WeightUse;
 
-/// The numbers that a constant of integers or small floats stands for where its node reads it,
-/// `(q - zero_point) * scale` under a DequantizeLinear; `None` for types that hold no numbers.
+/// Returns the numbers that a constant of integers or small floats represents for the node that takes it as input:
+/// `(q - zero_point) * scale` under a DequantizeLinear. `None` for types that do not represent numbers.
 ///
 /// # Errors
-/// Scales that can't be read.
+/// Fails if scales or zero points can't be read.
 pub(super) fn numbers(
     cx: &ScoreCx<'_>,
     of: &WeightUse,
@@ -34,7 +34,7 @@ pub(super) fn numbers(
         };
         let bytes = cx.model.tensor_view(parameter)?;
         let Some(entries) = decoded(parameter.element_type(), &bytes) else { continue };
-        // One for all, one per index of the axis, or one per block and index of the other axes.
+        // One value in total, one per index of the axis, or one per block and index of the other axes.
         for (at, row) in numbers.chunks_mut(inner).enumerate() {
             let (outer, index) = (at / size, at % size);
             let shared = match parameter.dims.len() {

@@ -1,4 +1,4 @@
-//! Random scores: the baseline that every criterion has to beat.
+//! Random scores: a baseline for the other criteria.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64;
@@ -20,7 +20,7 @@ impl Criterion for Random {
     }
 
     fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error> {
-        // Seeded by what the group is, so that a group's scores do not depend on the groups before it.
+        // The seed depends on the members of the group, not on the groups before it.
         let mut seed = self.seed;
         for member in &group.members {
             let weight = &cx.coupling.uses[member.weight];

@@ -1,28 +1,28 @@
-//! Global scope: groups of channels compete for what a cut takes away.
+//! Global scope: channel groups compete for what a cut removes.
 
 use super::widths::Widths;
 use super::{Budget, order, steps_for};
 use crate::couple::group::Grouping;
 use crate::score::NEGLIGIBLE;
 
-/// What compares between groups.
+/// Losses and savings that are comparable between groups.
 #[derive(Clone, Debug, Default)]
 pub struct Across {
-    /// By group, what is lost with each of its channels when it goes after those before it in [`order`]. Where it is empty or
-    /// a group has `None`, scores take its place.
+    /// By group, the loss that each of its channels adds when it is removed after those before it in [`order`]. If this
+    /// is empty or a group has `None`, its scores are used instead.
     pub losses: Vec<Option<Vec<f64>>>,
-    /// By component, what one channel less of every unit saves; the number of channels where empty.
+    /// By component, what removing one channel from every unit saves. If this is empty, the number of channels is used.
     pub savings: Vec<f64>,
 }
 
-/// Shares of a group beyond this go last in global scope: losses are measured one group at a time, and what little is left of
-/// a layer then has to make up for what others lose too.
+/// Beyond this share of a group, its channels are removed last in global scope. Losses are measured one group at a
+/// time, and the few channels that are left of a layer then also have to make up for the losses of other groups.
 const LARGE: f64 = 0.8;
 
-/// What is lost with each channel of every group, in a measure that compares between groups as well as can be had.
+/// Returns the loss for each channel of every group, made comparable between groups as far as possible.
 ///
-/// Scores of different groups don't compare. A group of which no loss is known counts as the mean one: its losses are
-/// its scores over their sum, times what the channels save and the mean loss for that.
+/// Scores of different groups are not comparable. A group without a known loss counts as an average group: its losses
+/// are its scores divided by their sum, times what its channels save, times the mean loss per saving.
 fn comparable(grouping: &Grouping, scores: &[Vec<f64>], across: &Across) -> Vec<Vec<f64>> {
     let savings = |group: usize| {
         let of = &grouping.groups[group];
@@ -52,7 +52,8 @@ fn comparable(grouping: &Grouping, scores: &[Vec<f64>], across: &Across) -> Vec<
     scores.iter().enumerate().map(of).collect()
 }
 
-/// Takes the next step of whichever component loses least for what it saves, until the asked share of all channels is gone.
+/// Repeatedly takes a step in the component with the smallest loss for what it saves, until the requested share of all
+/// channels is removed.
 pub(super) fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
     let losses = comparable(grouping, scores, &budget.across);
     let mut candidates: Vec<(bool, f64, usize, usize)> = Vec::new();
@@ -77,7 +78,8 @@ pub(super) fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f
                 let going = &order[step * per_step..(step + 1) * per_step];
                 total += going.iter().map(|at| losses[*g][*at]).sum::<f64>();
             }
-            // A later step never comes before an earlier one of the same component. What saves nothing comes last.
+            // A later step never comes before an earlier one of the same component. A step that saves nothing comes
+            // last.
             cost = cost.max(if saving > 0.0 { total / saving } else { f64::INFINITY });
             let is_large = (step + 1) as f64 > LARGE * unit as f64;
             candidates.push((is_large, cost, c, removed));
@@ -87,14 +89,14 @@ pub(super) fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f
     let mut steps = vec![0; grouping.components.len()];
     let mut gone = 0.0;
     for (_, _, component, removed) in candidates {
-        // What comes later loses more for what it saves, and would only fill up the share.
+        // Later candidates lose more for what they save; they would only fill up the share.
         if gone + removed as f64 > wanted + 1e-9 {
             break;
         }
         gone += removed as f64;
         steps[component] += 1;
     }
-    // Rounding may forbid the number of steps that the ranking came to.
+    // Rounding may not allow the number of steps that the ranking arrived at.
     for (steps, component) in steps.iter_mut().zip(&grouping.components) {
         *steps = widths.rounded(grouping, component, *steps);
     }
@@ -108,7 +110,7 @@ mod tests {
     use crate::operator::couple::space::Spaces;
     use crate::select::{Removed, Scope, select};
 
-    /// Groups of so many channels, each a component of its own with blocks of `unit`.
+    /// Builds groups of these sizes, each in its own component with blocks of `unit` channels.
     fn grouping(sizes: &[usize], unit: usize) -> Grouping {
         let group = |(component, channels): (usize, &usize)| ChannelGroup {
             channels: (0..*channels as u32).collect(),
@@ -142,34 +144,34 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_of_every_block_go_in_turn() {
+    fn the_lowest_channels_of_every_block_are_removed_in_turn() {
         let scores = [5.0, 1.0, 3.0, 4.0, 9.0, 2.0, 7.0, 8.0];
         assert_eq!(order(&grouping(&[8], 4), 0, &scores), [1, 5, 2, 6, 3, 7, 0, 4]);
         assert_eq!(order(&grouping(&[8], 8), 0, &scores), [1, 5, 2, 3, 0, 6, 7, 4]);
     }
 
     #[test]
-    fn losses_decide_and_not_the_scale_of_scores() {
+    fn losses_decide_regardless_of_the_scale_of_scores() {
         let scores = [vec![1.0, 2.0, 3.0, 4.0], vec![100.0, 200.0, 300.0, 400.0]];
         let losses = vec![Some(vec![10.0, 20.0, 30.0, 40.0]), Some(vec![1.0, 2.0, 3.0, 4.0])];
         let across = Across { losses, savings: vec![1.0, 1.0] };
         assert_eq!(counts(&grouping(&[4, 4], 4), &scores, 0.25, &across), [0, 2]);
-        // Scores alone are compared by their mean.
+        // Without losses, scores are compared relative to the mean of their group.
         assert_eq!(counts(&grouping(&[4, 4], 4), &scores, 0.25, &Across::default()), [1, 1]);
     }
 
     #[test]
-    fn of_equal_losses_goes_what_saves_most() {
+    fn at_equal_losses_the_channels_that_save_most_are_removed() {
         let scores = [vec![1.0; 4], vec![1.0; 4]];
         let across = Across { losses: vec![Some(vec![1.0; 4]), Some(vec![1.0; 4])], savings: vec![3.0, 7.0] };
         assert_eq!(counts(&grouping(&[4, 4], 4), &scores, 0.375, &across), [0, 3]);
-        // Nothing is saved by what has no operations: it stays as long as others can go.
+        // Removing channels without operations saves nothing: they are kept as long as others can be removed.
         let across = Across { savings: vec![0.0, 7.0], ..across };
         assert_eq!(counts(&grouping(&[4, 4], 4), &scores, 0.375, &across), [0, 3]);
     }
 
     #[test]
-    fn a_group_without_a_loss_counts_as_the_mean_one() {
+    fn a_group_without_a_loss_counts_as_an_average_group() {
         let scores = [vec![1.0, 2.0, 6.0, 7.0], vec![1.0; 4], vec![1.0; 4]];
         // The mean loss is 2: the first two of group 0 have 0.5 and 1, the others 3 and 3.5.
         let losses = vec![None, Some(vec![1.5; 4]), Some(vec![2.5; 4])];
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn little_is_left_of_a_group_only_where_nothing_else_can_go() {
+    fn more_than_80_percent_of_a_group_is_removed_only_if_no_other_group_can_shrink() {
         let scores = [vec![1.0; 10], vec![1.0; 10]];
         let across = Across { losses: vec![Some(vec![0.001; 10]), Some(vec![1.0; 10])], savings: vec![1.0; 2] };
         let grouping = grouping(&[10, 10], 10);

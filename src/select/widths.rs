@@ -1,20 +1,21 @@
-//! How many channels may go so that the axes that are left are as wide as kernels like them.
+//! Chooses how many channels to remove so that the sizes of the remaining axes suit the kernels.
 //!
-//! A channel may take several indices of an axis: a head takes as many as it has dimensions. What a kernel sees is the
-//! axis, so that its width is what is rounded, not the number of channels.
+//! A channel may have several indices along an axis: a head has one for each of its dimensions. A kernel only sees the
+//! size of the axis, so this size is rounded, not the number of channels.
 
 use std::collections::BTreeMap;
 
 use crate::couple::group::{ChannelGroup, Component, Grouping, LikedBlock, Member, Role};
 
-/// How the width of one axis of a weight follows the channels of a group.
+/// How the size of one axis of a weight depends on the number of kept channels of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Share {
-    /// Indices of each channel along the axis.
+    /// Number of indices of each channel along the axis.
     whole: usize,
-    /// How many of them stand side by side: all dimensions of a head, one dimension of every head.
+    /// Number of these that are adjacent: all dimensions of a head, or one dimension of every head.
     run: usize,
-    /// Indices of the axis that stay whatever goes; of several groups along the axis, the first has them.
+    /// Number of indices of the axis that are always kept. If several groups lie along the axis, the first one counts
+    /// them.
     stay: usize,
 }
 
@@ -25,22 +26,22 @@ impl Share {
     }
 }
 
-/// Whether one axis is as wide as it should be with so many channels of a group kept.
+/// Returns whether one axis has a suitable size with this number of channels of a group kept.
 type Fits<'a> = &'a dyn Fn(usize, &Share) -> bool;
 
-/// The widths of the axes that the channels of a network make up.
+/// The sizes of the axes that the channels of a network lie along.
 pub(super) struct Widths {
     multiple: usize,
-    /// What the dimensions of every head should be a multiple of, where those of all heads together are one of `multiple`.
+    /// The kept dimensions of every head should be a multiple of this, and those of all heads together of `multiple`.
     of_head: usize,
-    /// What the members of every block that stay should be a multiple of.
+    /// The number of kept channels in every norm group should be a multiple of this.
     of_block: usize,
-    /// For every group the axes whose widths count.
+    /// For every group, the axes whose sizes count.
     shares: Vec<Vec<Share>>,
 }
 
 impl Widths {
-    /// The widths that are to be multiples of `multiple`; of groups of which a share of zero is to go (`ratios`) all stays.
+    /// Collects the axes whose sizes should be multiples of `multiple`. Groups with a ratio of zero keep all channels.
     pub(super) fn of(grouping: &Grouping, ratios: &[f64], multiple: usize) -> Self {
         if multiple <= 1 {
             return Self { multiple, of_head: multiple, of_block: 1, shares: Vec::new() };
@@ -50,7 +51,7 @@ impl Widths {
             group.fixed.is_some() || grouping.components[group.component].unit <= 1 || *ratio <= 0.0
         };
         let stays: Vec<bool> = grouping.groups.iter().zip(ratios).map(stays).collect();
-        // What stays of every axis, until a group has taken it.
+        // The kept indices of every axis, until a group has counted them.
         let mut stay: BTreeMap<(usize, usize), usize> = BTreeMap::new();
         for (group, _) in grouping.groups.iter().zip(&stays).filter(|(_, stays)| **stays) {
             for member in &group.members {
@@ -71,20 +72,21 @@ impl Widths {
         Self { multiple, of_head: multiple, of_block: 1, shares: shares.collect() }
     }
 
-    /// The same with another multiple for the dimensions of heads, if that is not zero.
+    /// Sets another multiple for the dimensions of heads, unless it is zero.
     pub(super) fn with_heads(self, multiple: usize) -> Self {
         Self { of_head: if multiple > 0 { multiple } else { self.of_head }, ..self }
     }
 
-    /// The same, where an even number of every block stays if it is asked for: kernels take them in pairs.
+    /// Requests an even number of kept channels in every norm group, since some kernels process them in pairs.
     pub(super) fn evening(self, is_asked: bool) -> Self {
         Self { of_block: if is_asked { 2 } else { 1 }, ..self }
     }
 
-    /// The largest number of steps, up to `most`, after which the axes of every group of a component are multiples wide.
-    /// Dimensions that every head keeps should be a multiple too, or else all heads together. Where that can't be
-    /// beside what stays of an axis, what the groups give to it is a multiple. Zero if nothing comes out. Norm groups that
-    /// their kernels take come first, as far as any number of steps leaves such.
+    /// Returns the largest number of steps, up to `most`, after which the axes of every group of a component have sizes
+    /// that are multiples. The kept dimensions of each head should be a multiple; if that is impossible, those of all
+    /// heads together. If neither is possible with the indices of an axis that are always kept, only the part that the
+    /// groups contribute is rounded. Sizes of norm groups that their kernels accept take precedence over all of this,
+    /// if any number of steps leads to them. Returns zero if nothing fits.
     pub(super) fn rounded(&self, grouping: &Grouping, component: &Component, most: usize) -> usize {
         let shares = |group: &usize| Some((grouping.groups[*group].channels.len(), self.shares.get(*group)?));
         let groups: Vec<(usize, &Vec<Share>)> = component.groups.iter().filter_map(shares).collect();
@@ -98,7 +100,7 @@ impl Widths {
             (1..=most).rev().find(fits)
         };
         let whole = |kept: usize, share: &Share, stay: usize| (kept * share.whole + stay).is_multiple_of(self.multiple);
-        // Heads that stand side by side lie along an axis of all of them.
+        // Adjacent heads form one axis.
         let each =
             |kept: usize, share: &Share, stay: usize| match share.run < share.whole && self.of_head < self.multiple {
                 true => (kept * share.run + stay).is_multiple_of(self.of_head) && whole(kept, share, stay),
@@ -122,9 +124,9 @@ impl LikedBlock {
     }
 }
 
-/// The axes of a group whose widths count: those that contractions make or sum over, or all if there is none. An axis of
-/// fewer than twice `multiple` could not shrink at all and binds no group that goes through a wider one, such as the
-/// gates of eight heads beside the heads themselves.
+/// Returns the axes of a group whose sizes count: those of producers and consumers, or all axes if there are none. An
+/// axis of fewer than twice `multiple` indices could not shrink at all. It does not constrain a group that also has a
+/// wider axis, such as the gates of eight heads next to the heads themselves.
 fn counted(group: &ChannelGroup, multiple: usize) -> Vec<(&Member, Share)> {
     let of = |counts: &dyn Fn(Role) -> bool| -> Vec<(&Member, Share)> {
         let members = group.members.iter().filter(|member| counts(member.role));
@@ -145,10 +147,10 @@ fn counted(group: &ChannelGroup, multiple: usize) -> Vec<(&Member, Share)> {
 mod tests {
     use super::*;
 
-    /// One group of channels that lie along axes as given, each channel's indices by axis.
-    /// The role of an axis, and the classes of its indices by the number of channels.
+    /// The role of an axis, and a function that returns the indices of a channel along it.
     type Axis<'a> = (Role, &'a dyn Fn(usize) -> Vec<u32>);
 
+    /// Builds a grouping with one group, whose channels lie along these axes.
     fn grouping(channels: usize, axes: &[Axis<'_>]) -> Grouping {
         let members = axes.iter().enumerate().map(|(weight, (role, indices))| Member {
             weight,
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn indices_side_by_side_are_told_from_those_apart() {
+    fn adjacent_indices_are_distinguished_from_scattered_ones() {
         assert_eq!(Share::of(&[8, 9, 10, 11]), Share { whole: 4, run: 4, stay: 0 });
         assert_eq!(Share::of(&[1, 9, 17]), Share { whole: 3, run: 1, stay: 0 });
         assert_eq!(Share::of(&[0, 1, 16, 17, 32, 33]), Share { whole: 6, run: 2, stay: 0 });
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_count_as_their_size_and_what_is_narrow_binds_no_wider_axis() {
+    fn heads_count_with_their_dimensions_and_narrow_axes_do_not_constrain_wider_ones() {
         let one = |channel: usize| vec![channel as u32];
         for (size, multiple, asked, expected) in [(40, 8, 3, 3), (40, 32, 3, 4), (20, 32, 4, 8), (1, 8, 4, 8)] {
             let heads = grouping(8, &[(Role::Producer, &run(size)), (Role::Consumer, &run(size))]);
@@ -199,18 +201,18 @@ mod tests {
         }
         let gated = grouping(8, &[(Role::Producer, &run(64)), (Role::Producer, &one), (Role::Parameter, &one)]);
         assert_eq!(kept(&gated, 8, 3), 3);
-        // A producer of both halves of a gated layer: the half that is left is what the next layer sees.
+        // The producer computes both halves of a gated layer; the next layer takes only one half as input.
         let halves = |channel: usize| vec![channel as u32, channel as u32 + 64];
         let gated = grouping(64, &[(Role::Producer, &halves), (Role::Consumer, &one)]);
         assert_eq!(kept(&gated, 8, 28), 32);
     }
 
     #[test]
-    fn dimensions_of_heads_are_a_multiple_in_every_head_or_in_all_together() {
+    fn head_dimensions_are_a_multiple_per_head_or_over_all_heads() {
         let dims = |channel: usize| (0..8).map(|head| (head * 40 + channel) as u32).collect::<Vec<_>>();
         let attention = grouping(40, &[(Role::Producer, &dims), (Role::Consumer, &dims)]);
         assert_eq!(kept(&attention, 8, 20), 24);
-        // Heads in eights, all of them together in 32.
+        // Multiples of 8 per head, of 32 over all heads.
         let in_eights = |attention: &Grouping, asked: usize| {
             let widths = Widths::of(attention, &[0.5; 2], 32).with_heads(8);
             40 - widths.rounded(attention, &attention.components[0], 40 - asked)
@@ -222,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn norm_groups_keep_the_members_that_their_kernel_takes_where_that_comes_out() {
+    fn norm_groups_keep_a_size_that_their_kernel_accepts_if_possible() {
         let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
         norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 2 });
         assert_eq!((kept(&norm, 1, 5), kept(&norm, 1, 4), kept(&norm, 1, 9)), (6, 4, 9));
     }
 
     #[test]
-    fn norm_groups_stay_even_where_that_is_asked_and_comes_out() {
+    fn norm_groups_keep_an_even_size_if_requested_and_possible() {
         let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
         norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 1 });
         let kept = |norm: &Grouping, evens: bool, asked: usize| {
@@ -237,20 +239,21 @@ mod tests {
             10 - widths.rounded(norm, &norm.components[0], 10 - asked)
         };
         assert_eq!((kept(&norm, false, 5), kept(&norm, true, 5), kept(&norm, true, 4)), (5, 6, 4));
-        // Ten channels of which two go with every step: an odd block stays odd.
+        // Every step removes two of nine channels per block: an odd block remains odd.
         norm.components[0].liked[0] = LikedBlock { size: 9, per_step: 2, multiple: 1 };
         assert_eq!(kept(&norm, true, 5), 5);
     }
 
     #[test]
-    fn what_stays_of_an_axis_counts_too_where_that_comes_out() {
+    fn always_kept_indices_count_towards_the_axis_size_if_possible() {
         let twelve = run(12);
         let mut beside = grouping(4, &[(Role::Consumer, &twelve)]);
         let mut fixed = grouping(20, &[(Role::Consumer, &run(1))]).groups.remove(0);
         fixed.fixed = Some(crate::operator::couple::space::Reason { text: String::new(), node: String::new() });
         beside.groups.push(fixed.clone());
         assert_eq!(kept(&beside, 8, 2), 3, "12 x 3 + 20 = 56");
-        // A layer that makes the channels, and another that reads them beside 20 others: only one can be even.
+        // One layer produces the channels, another takes them as input next to 20 others: only one axis can be a
+        // multiple of 8.
         let mut beside = grouping(64, &[(Role::Consumer, &run(1)), (Role::Producer, &run(1))]);
         beside.groups.push(fixed);
         assert_eq!(kept(&beside, 8, 32), 32);

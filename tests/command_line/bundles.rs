@@ -37,7 +37,7 @@ fn a_bundle_is_replaced_as_a_whole_and_other_files_are_not() {
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("an earlier bundle with other files: notes.txt"), "{}", ran.err);
+    assert!(ran.err.contains("earlier bundle with additional files: notes.txt"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("notes.txt")).unwrap(), b"mine");
     assert_eq!(listing(outer.path()), ["bundle"]);
 }
@@ -50,7 +50,7 @@ fn a_folder_of_others_is_refused_before_anything_is_measured() {
     std::fs::write(folder.join("README.md"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("a folder that is no bundle: README.md"), "{}", ran.err);
+    assert!(ran.err.contains("not a bundle: README.md"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"mine");
     // The network itself, in the folder that would be replaced.
     let own = outer.path().join("own");
@@ -85,7 +85,7 @@ fn bfloat16_is_refused_where_nothing_computes_in_it() {
     assert!(ran.err.contains("web does not compute in it"), "{}", ran.err);
     let ran = bundle(&folder, &["--target", "cpu", "--precision", "bf16"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("few kernels in bfloat16"), "{}", ran.err);
+    assert!(ran.err.contains("few bfloat16 kernels"), "{}", ran.err);
     assert_eq!(listing(outer.path()), [""; 0]);
 }
 
@@ -95,10 +95,10 @@ fn int8_on_samples_of_an_untrained_network_is_doubted() {
     let (model, folder) = (fixture("pipelines/sd_tiny/unet/model.onnx"), outer.path().join("bundle"));
     let arguments = ["deploy", model.to_str().unwrap(), folder.to_str().unwrap(), "--target", "cpu"];
     let ran = succeed(&[&arguments[..], &["--precision", "int8", "--count", "2", "--timesteps", "2"]].concat());
-    assert!(ran.err.contains("about that of a network that predicts nothing"), "{}", ran.err);
-    assert!(ran.err.contains("samples that the network drew itself"), "{}", ran.err);
+    assert!(ran.err.contains("always predicts zero"), "{}", ran.err);
+    assert!(ran.err.contains("samples that the network generated"), "{}", ran.err);
     let ran = bundle(&outer.path().join("trained"), &["--target", "cpu"]);
-    assert!(!ran.err.contains("predicts nothing") && !ran.err.contains("drew itself"), "{}", ran.err);
+    assert!(!ran.err.contains("always predicts zero") && !ran.err.contains("the network generated"), "{}", ran.err);
 }
 
 #[cfg(unix)]

@@ -215,9 +215,9 @@ fn what_does_not_fit_is_refused() {
     let text = room.path("text.onnx");
     refused(room.encode(&["--device", "abacus"]), 2, &["--device"]);
     std::fs::copy(&text, room.path("vae.onnx")).unwrap();
-    refused(room.encode(&[]), 2, &["one input of images", "input_ids"]);
+    refused(room.encode(&[]), 2, &["VAE encoder with one input", "input_ids"]);
     std::fs::write(room.path("vae.onnx"), vae()).unwrap();
     std::fs::create_dir(room.path("cache")).unwrap();
     npz::write(&room.path("cache/other.npz"), []).unwrap();
-    refused(room.encode(&[]), 2, &["other.npz", "nothing but shards"]);
+    refused(room.encode(&[]), 2, &["other.npz", "only shards"]);
 }

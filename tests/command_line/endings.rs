@@ -175,7 +175,7 @@ fn a_run_that_cannot_go_on_says_so() {
     let quick = ["--ratio", "0.5", "--timesteps", "2", "--draw-steps", "2", "--no-verify"];
     let resumed = succeed(&[&[model, &output, "--resume"], &quick[..]].concat());
     let checkpoint = desk.out("out.gradients.npz");
-    let text = format!("warning: --resume: there is no checkpoint {checkpoint}; the gradients start anew");
+    let text = format!("warning: --resume: there is no checkpoint {checkpoint}");
     assert!(resumed.err.contains(&text), "{}", resumed.err);
     assert!(resumed.out.contains("wrote"), "{}", resumed.out);
     // Before the gradients, not after them.
@@ -190,7 +190,7 @@ fn a_run_that_cannot_go_on_says_so() {
     // One that is there and not asked for is not lost unsaid.
     std::fs::write(&checkpoint, "of an earlier run").unwrap();
     let anew = succeed(&[&[model, &output], &quick[..]].concat());
-    assert!(anew.err.contains(&checkpoint) && anew.err.contains("--resume goes on from it"), "{}", anew.err);
+    assert!(anew.err.contains(&checkpoint) && anew.err.contains("use --resume to continue"), "{}", anew.err);
     // And one that is none is refused.
     std::fs::write(&checkpoint, "not a checkpoint").unwrap();
     let broken = run(&[&[model, &output, "--resume"], &quick[..]].concat());

@@ -222,11 +222,11 @@ fn mistakes_are_explained() {
     let (original, data) = (original(), data());
     let missing = run(&["evaluate", &cut, "--original", &original]);
     assert!(missing.code == 2 && missing.err.contains("--data"), "{}", missing.err);
-    refused(&[&other], &[], &["dit_tiny.onnx", "what the original takes", "--original"]);
+    refused(&[&other], &[], &["dit_tiny.onnx", "same inputs as the original", "--original"]);
     refused(&[&cut], &["--max-loss-increase", "5"], &["--max-loss-increase", "5%"]);
     refused(&[&cut], &["--min-ssim", "2"], &["--min-ssim", "from -1 to 1"]);
     refused(&[&cut], &["--count", "2000"], &["--count", "at most 1024"]);
-    refused(&[&cut], &["--batch", "3"], &["--count", "multiple of the batch of 3"]);
+    refused(&[&cut], &["--batch", "3"], &["--count", "multiple of the batch size 3"]);
     refused(&[&cut], &["--features", &original], &["one input", "timestep"]);
     refused(&[&cut], &["--features", &features, "--data-samples", "1"], &["--data-samples", "2 to 1024"]);
     refused(&[&cut], &["--features", &features, "--features-size", "8"], &["--features-size", "16"]);

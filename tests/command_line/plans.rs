@@ -20,25 +20,25 @@ fn indices(plan: &mut Value) -> &mut Vec<Value> {
 }
 
 const DAMAGES: &[Damage] = &[
-    (|plan| first(plan)["dims"].as_array_mut().unwrap().truncate(1), "the shape [16]"),
-    (|plan| first(plan)["dims"].as_array_mut().unwrap().push(json!(1)), "the shape [16, 4, 3, 3, 1]"),
-    (|plan| first(plan)["dims"][0] = json!(17), "the shape [17, 4, 3, 3]"),
-    (|plan| first(plan)["dims"][0] = json!(-16), "the shape [-16, 4, 3, 3]"),
-    (|plan| first(plan)["dims"] = json!([]), "the shape []"),
-    (|plan| first(plan)["keep"] = json!({"7": [0]}), "axis 7 of \"w1\", which has 4 axes"),
+    (|plan| first(plan)["dims"].as_array_mut().unwrap().truncate(1), "shape [16]"),
+    (|plan| first(plan)["dims"].as_array_mut().unwrap().push(json!(1)), "shape [16, 4, 3, 3, 1]"),
+    (|plan| first(plan)["dims"][0] = json!(17), "shape [17, 4, 3, 3]"),
+    (|plan| first(plan)["dims"][0] = json!(-16), "shape [-16, 4, 3, 3]"),
+    (|plan| first(plan)["dims"] = json!([]), "shape []"),
+    (|plan| first(plan)["keep"] = json!({"7": [0]}), "axis 7 of \"w1\""),
     (|plan| first(plan)["keep"] = json!({"18446744073709551615": [0]}), "axis 18446744073709551615"),
-    (|plan| first(plan)["keep"] = json!({}), "no axis of it"),
-    (|plan| first(plan)["readers"] = json!([]), "no reader of it"),
-    (|plan| indices(plan).clear(), "keeps nothing of axis 0 of \"w1\""),
-    (|plan| *indices(plan) = (0..16).map(Value::from).collect(), "removes nothing"),
+    (|plan| first(plan)["keep"] = json!({}), "\"w1\" without an axis"),
+    (|plan| first(plan)["readers"] = json!([]), "\"w1\" without a reader"),
+    (|plan| indices(plan).clear(), "no index of axis 0 of \"w1\""),
+    (|plan| *indices(plan) = (0..16).map(Value::from).collect(), "removes no index"),
     (|plan| *indices(plan) = vec![json!(2), json!(2), json!(3)], "lists index 2 of axis 0 of \"w1\" twice"),
     (|plan| indices(plan).reverse(), "out of order"),
-    (|plan| indices(plan).push(json!(16)), "keeps index 16 of axis 0 of \"w1\", which has 16"),
-    (|plan| indices(plan).push(json!(u64::MAX)), "keeps index 18446744073709551615"),
-    (|plan| first(plan)["tensor"] = json!("gone"), "constant \"gone\", which the model lacks"),
-    (|plan| first(plan)["tensor"] = json!(""), "which the model lacks"),
-    (|plan| first(plan)["tensor"] = json!("x"), "the shape"),
-    (|plan| first(plan)["readers"][0][0] = json!("nobody"), "node \"nobody\" as a reader of \"w1\", which it is not"),
+    (|plan| indices(plan).push(json!(16)), "index 16 of axis 0 of \"w1\""),
+    (|plan| indices(plan).push(json!(u64::MAX)), "index 18446744073709551615"),
+    (|plan| first(plan)["tensor"] = json!("gone"), "constant \"gone\""),
+    (|plan| first(plan)["tensor"] = json!(""), "constant \"\""),
+    (|plan| first(plan)["tensor"] = json!("x"), "shape"),
+    (|plan| first(plan)["readers"][0][0] = json!("nobody"), "\"w1\" as input 0 of node \"nobody\""),
     (|plan| first(plan)["readers"][0][1] = json!(9), "input 9 of node"),
     (|plan| first(plan)["readers"][0][1] = json!(0), "input 0 of node"),
     (
@@ -57,7 +57,7 @@ const DAMAGES: &[Damage] = &[
     ),
     (|plan| plan["groups"][0]["kept"] = json!([3, 1]), "group"),
     (|plan| plan["groups"][0]["kept"] = json!([99]), "group"),
-    (|plan| plan["groups"][0]["scores"] = json!([1.0]), "1 scores for the 16 channels"),
+    (|plan| plan["groups"][0]["scores"] = json!([1.0]), "expected one for each of its 16 channels"),
     (|plan| plan["schema"] = json!(77), "schema"),
     (|plan| plan["attention"] = json!("feet"), "not a plan file"),
     (|plan| first(plan)["keep"] = json!({"-1": [0]}), "not a plan file"),
@@ -97,5 +97,9 @@ fn a_plan_that_removes_a_part_of_a_channel_is_refused() {
     std::fs::write(desk.text("edited.json"), plan.to_string()).unwrap();
     let ran = run(&["apply", &desk.text("in.onnx"), &desk.text("edited.json"), &desk.out("again.onnx"), "--no-verify"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("channels it keeps") && desk.written() == ["out.onnx", "out.plan.json"], "{}", ran.err);
+    assert!(
+        ran.err.contains("channels that it keeps") && desk.written() == ["out.onnx", "out.plan.json"],
+        "{}",
+        ran.err
+    );
 }

@@ -84,7 +84,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
 #[test]
 fn requests_that_cannot_be_met_end_with_code_1() {
     let desk = Desk::new();
-    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "the most that can go");
+    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "can't reach 0.1 % of the parameters");
     let graph = GraphProto {
         node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
         initializer: vec![counting("w", &[4, 4])],
@@ -253,7 +253,7 @@ fn the_example_of_the_documentation_is_a_plan() {
 fn small_targets_are_told_apart_from_zero() {
     let desk = Desk::new();
     let ran = desk.prune(&["--target-macs", "0.0001"]);
-    desk.refuses(&ran, 1, "expected 0.01 % of the MACs");
+    desk.refuses(&ran, 1, "can't reach 0.01 % of the MACs");
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn a_criterion_that_ranks_nothing_fails() {
     for criterion in ["diff-pruning", "taylor", "hessian"] {
         let ran = prune(folder.path(), &network(false), &["--criterion", criterion]);
         assert_eq!(ran.code, 1, "{}", ran.err);
-        assert!(ran.err.contains(&format!("{criterion} ranks no channel group")), "{}", ran.err);
+        assert!(ran.err.contains(&format!("{criterion} can't rank any channel group")), "{}", ran.err);
         assert!(ran.err.contains("\"rooted\"") && ran.err.contains("hint: "), "{}", ran.err);
         assert!(!folder.path().join("out.onnx").exists());
     }
@@ -115,7 +115,11 @@ fn a_group_on_which_the_loss_does_not_depend_is_ranked_by_magnitude() {
         let ran = prune(folder.path(), &model, &["--scope", scope]);
         assert_eq!(ran.code, 0, "{}", ran.err);
         let lines: Vec<&str> = ran.err.lines().filter(|line| line.contains("it is ranked by magnitude")).collect();
-        assert!(lines.len() == 1 && lines[0].contains("\"rooted\" scores zero"), "{}", ran.err);
+        assert!(
+            lines.len() == 1 && lines[0].contains("\"rooted\"") && lines[0].contains("score of zero"),
+            "{}",
+            ran.err
+        );
         let text = std::fs::read_to_string(folder.path().join("out.plan.json")).unwrap();
         let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
         let kept = |name: &str| {
@@ -147,8 +151,8 @@ fn weights_that_are_not_numbers_are_not_ranked_by_position() {
     };
     let ran = set(&[0, 1]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.err.contains("\"plain\" holds entries that are not finite; its channels go first"), "{}", ran.err);
+    assert!(ran.err.contains("weight \"plain\" has elements that are not finite"), "{}", ran.err);
     let ran = set(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("no channel of weight \"plain\" has a finite score"), "{}", ran.err);
+    assert!(ran.err.contains("no channel of weight \"plain\" has a finite"), "{}", ran.err);
 }

@@ -80,5 +80,5 @@ fn what_can_not_be_encoded_is_told() {
     )
     .unwrap();
     let error = encoded(folder.path(), &prompts()).unwrap_err().to_string();
-    assert!(error.contains("takes prompts of width 16, the text encoders give 8"), "{error}");
+    assert!(error.contains("expected width 16, the text encoders return width 8"), "{error}");
 }

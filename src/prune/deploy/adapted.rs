@@ -1,4 +1,4 @@
-//! A network in the form of a bundle, given the inputs and outputs that a loader expects, and compared with itself before.
+//! Gives a network in a bundle the inputs and outputs that a loader expects, and compares it with the network before.
 
 use std::path::Path;
 
@@ -19,16 +19,16 @@ use crate::runtime::{Runtime, SessionOptions};
 use crate::write::Staged;
 use crate::{load, ops};
 
-/// Runs on which the two are compared.
+/// Number of runs for the comparison.
 const RUNS: usize = 2;
 
-/// How far outputs may be from each other: nodes at the edges may be joined with others in another way.
+/// Maximum relative difference of outputs. ONNX Runtime may fuse nodes near inputs and outputs differently.
 const ALLOWED: f64 = 1e-5;
 
-/// The same in half precision.
+/// Maximum relative difference of outputs in half precision.
 const ALLOWED_IN_HALF: f64 = 4e-3;
 
-/// What of a network's interface is asked for.
+/// Returns the requested interface of a network.
 pub(super) fn wanted(options: &DeployOptions, loader: Loader, facts: &Facts, profile: &Profile) -> Wanted {
     let of_network = options.precision().half_type();
     let dtype = match options.halves_interface {
@@ -40,10 +40,10 @@ pub(super) fn wanted(options: &DeployOptions, loader: Loader, facts: &Facts, pro
     Wanted { dtype, sizes }
 }
 
-/// Tries whether a network fits a loader, before anything is measured.
+/// Checks whether a network fits a loader, before anything is measured.
 ///
 /// # Errors
-/// It does not; a network that does not denoise fits none.
+/// Fails if it does not fit. A network that does not denoise fits no loader.
 pub(super) fn check(
     known: (&model::Model, &Graph, &Facts),
     options: &DeployOptions,
@@ -64,24 +64,24 @@ fn adapted(
 }
 
 /// The network with another interface, its profile, and what the user should know.
-pub(super) struct Dressed {
+pub(super) struct AdaptedNetwork {
     pub(super) staged: Staged,
     pub(super) profile: Profile,
     pub(super) notes: Vec<String>,
 }
 
-/// Gives a staged network the interface of a loader and runs both.
+/// Adapts a staged network to the interface of a loader and compares the outputs of both.
 ///
 /// # Errors
-/// A network that does not fit; outputs that are not those before.
-pub(super) fn dress(
+/// Fails if the network does not fit, or if the outputs differ.
+pub(super) fn adapt_staged(
     runtime: &Runtime,
     (staged, place): (&Staged, &Path),
     (options, loader): (&DeployOptions, Loader),
     (batches, usual): (&[Inputs], &Sizes),
     profile: &Profile,
     metadata: &[(String, String)],
-) -> Result<Dressed, Error> {
+) -> Result<AdaptedNetwork, Error> {
     let elsewhere = |error: Error| error.instead_of_file(staged.path(), place);
     let model = load::load(staged.path())?;
     let graph = Graph::new(&model)?;
@@ -98,15 +98,15 @@ pub(super) fn dress(
             let allowed = if is_half { ALLOWED_IN_HALF } else { ALLOWED };
             if relative.is_nan() || relative > allowed {
                 let text = format!(
-                    "--io {}: outputs differ from those before by {relative:.1e} (allowed {allowed:.0e})",
+                    "--io {}: the adapted network's outputs differ from the original's by {relative:.1e} (allowed {allowed:.0e})",
                     loader.name()
                 );
                 return Err(Error::verification_failed(text).in_file(place));
             }
         }
-        // ONNX Runtime has kernels in bfloat16 for few operators on the CPU.
+        // ONNX Runtime has bfloat16 kernels for only a few operators on the CPU.
         Err(_) if options.precision() == DeployPrecision::Bfloat16 => {
-            notes.push(format!("that --io {} changes no output was not measured", loader.name()));
+            notes.push(format!("--io {}: the adapted network was not compared with the original, since bfloat16 does not run on this CPU", loader.name()));
         }
         Err(error) => return Err(error.instead_of_file(after.path(), place).instead_of_file(staged.path(), place)),
     }
@@ -115,18 +115,18 @@ pub(super) fn dress(
     let facts = infer(&model, &graph, &ops::parse(&graph))?;
     let given: &[(String, String)] = if loader.fixes_sizes() { &[] } else { &options.profile };
     let profile = Profile::new((&graph, &facts), given, usual).unwrap_or_default();
-    Ok(Dressed { staged: after, profile, notes })
+    Ok(AdaptedNetwork { staged: after, profile, notes })
 }
 
-/// The size of the first axis of the first input with one.
+/// Returns the size of the first axis of the first input that has more than one axis.
 fn first_size(graph: &Graph, facts: &Facts, sizes: &Sizes) -> Option<usize> {
     let shapes = graph.inputs.iter().filter_map(|input| facts.values[*input].as_ref()?.shape.as_ref());
     let first = shapes.filter(|shape| shape.len() > 1).find_map(|shape| shape.first()?.eval(sizes));
     first.and_then(|size| usize::try_from(size).ok())
 }
 
-/// How far the outputs of two forms of a network are from each other: the root of the mean squared difference over that of
-/// the mean square.
+/// Returns the distance of the outputs of two forms of a network: the root mean squared difference relative to the root
+/// mean square.
 fn compare(
     runtime: &Runtime,
     (before, after): (&Staged, &Staged),
@@ -148,7 +148,7 @@ fn compare(
             let dims: Vec<usize> = std::iter::once(batch).chain(array.dims[1..].iter().copied()).collect();
             *array = rows(array, &dims, 0)?;
         }
-        // What the new network reads in half precision, the old one reads rounded.
+        // If the new network takes an input in half precision, the old one gets the rounded values.
         let bridge = made.bridges.iter().find(|bridge| bridge.fed == Fed::Input(name.clone()));
         if let Some(rounded) = bridge.and_then(|bridge| type_of(&bridge.input)).filter(|to| to.is_float()) {
             *array = array.cast(rounded).cast(array.element_type());
@@ -176,7 +176,7 @@ fn compare(
     Ok(if square > 0.0 { (difference / square).sqrt() } else { difference.sqrt() })
 }
 
-/// The inputs of the new network for those of the old one.
+/// Converts inputs of the old network to inputs of the new one.
 fn mapped(runtime: &Runtime, (before, made): (&Staged, &Adapted), given: &[Inputs]) -> Result<Vec<Inputs>, Error> {
     let values: Vec<&str> = made.bridges.iter().filter_map(Bridge::value).collect();
     let model = load::load(before.path())?;
@@ -208,7 +208,7 @@ fn mapped(runtime: &Runtime, (before, made): (&Staged, &Adapted), given: &[Input
     Ok(all)
 }
 
-/// The declared sizes of an input of which only the batch may be a symbol.
+/// Returns the declared sizes of an input; a symbolic size is the batch.
 fn time_dims(made: &Adapted, name: &str, batch: usize) -> Vec<usize> {
     use crate::onnx::tensor_shape_proto::dimension::Value;
     let value = made.form.graph().input.iter().find(|value| value.name == name);
@@ -223,10 +223,11 @@ fn time_dims(made: &Adapted, name: &str, batch: usize) -> Vec<usize> {
     shape.into_iter().flat_map(|shape| &shape.dim).map(size).collect()
 }
 
-/// The first element of an array, everywhere.
+/// Returns an array of these sizes, filled with the first element of another.
 fn repeated(array: &Array, dims: &[usize]) -> Result<Array, Error> {
     let first = array.to_f64().first().copied().unwrap_or(0.0);
     let count: usize = dims.iter().product();
     let data = ArrayData::from_f64(array.element_type(), &vec![first; count]);
-    Array::new(dims.to_vec(), data).map_err(|error| Error::usage(format!("the time does not fit its input: {error:?}")))
+    Array::new(dims.to_vec(), data)
+        .map_err(|error| Error::usage(format!("the timestep does not fit the shape of its input: {error:?}")))
 }

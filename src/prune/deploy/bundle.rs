@@ -1,4 +1,4 @@
-//! The files of a bundle beside the network: a README with commands, and what the tools of the target read.
+//! The files of a bundle next to the network: a README with commands, and files for the tools of the target.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,13 @@ use crate::onnx::names::printable;
 use crate::onnx::tool_name;
 use crate::pipeline::bundle::MANIFEST;
 
-/// Keys of the metadata that a network in a bundle has.
+/// The metadata key of a network in a bundle.
 const KEY: &str = "onnx_diffprune.deploy";
 
-/// Keys of metadata that tell of a licence, as exporters write them.
+/// Metadata keys that exporters use for the licence.
 const LICENCES: [&str; 4] = ["license", "licence", "license_name", "general.license"];
 
-/// What the network in the bundle says of itself.
+/// Returns the metadata of the network in the bundle.
 pub(super) fn metadata(model: &Model, options: &DeployOptions) -> Vec<(String, String)> {
     let entry = json!({
         "tool": tool_name(),
@@ -30,7 +30,7 @@ pub(super) fn metadata(model: &Model, options: &DeployOptions) -> Vec<(String, S
     vec![(KEY.to_owned(), entry.to_string())]
 }
 
-/// The licence that the model names, or files that stand beside it.
+/// Returns the licence that the model names, or a reference to a licence file next to the model.
 fn licence(model: &Model) -> Option<String> {
     let entries = &model.0.proto().metadata_props;
     let named = entries.iter().find(|entry| LICENCES.contains(&entry.key.to_lowercase().as_str()));
@@ -42,12 +42,12 @@ fn licence(model: &Model) -> Option<String> {
             .flatten()
             .flat_map(|folder| ["LICENSE", "LICENSE.md", "LICENSE.txt"].map(|name| folder.join(name)));
         let path = found.into_iter().find(|path| path.is_file())?;
-        Some(format!("see {} beside the original", path.file_name()?.to_string_lossy()))
+        Some(format!("see {} next to the original", path.file_name()?.to_string_lossy()))
     };
     named.map(|entry| entry.value.clone()).or_else(beside)
 }
 
-/// The files that go beside the network, with their places.
+/// Returns the paths and contents of the files next to the network.
 pub(super) fn files(
     model: &Model,
     folder: &Path,
@@ -59,7 +59,7 @@ pub(super) fn files(
     let profile = &report.profile;
     if options.target.builds_engine() {
         let json = serde_json::to_string_pretty(profile)
-            .map_err(|error| Error::usage(format!("the profile can't be written: {error}")))?;
+            .map_err(|error| Error::usage(format!("the profile can't be converted to JSON: {error}")))?;
         files.push(("profile.json", json + "\n"));
     }
     match options.target {
@@ -67,7 +67,8 @@ pub(super) fn files(
             let engine = "--saveEngine=model.engine".to_owned();
             let cache = "--timingCacheFile=timing.cache".to_owned();
             let common = [vec![format!("--onnx={}", options.name), engine, cache], profile.trtexec()].concat();
-            // TensorRT 10 chooses types by itself unless it is told not to; 11 always takes those of the file.
+            // TensorRT 10 chooses types itself unless the network is strongly typed; 11 always uses the types of the
+            // file.
             let typed = [common.as_slice(), &["--stronglyTyped".to_owned()]].concat();
             files.push(("trtexec_10.sh", script("TensorRT 10", "trtexec", &typed)));
             files.push(("trtexec_11.sh", script("TensorRT 11", "trtexec", &common)));
@@ -90,7 +91,7 @@ pub(super) fn files(
             ] {
                 provider.insert(key.to_owned(), value.to_owned());
             }
-            // Without this, the provider computes in the precision of the file's types where it can and in float32 else.
+            // Without this option, the provider does not use float16 kernels for all half-precision types of the file.
             if options.precision().half_type().is_some() {
                 provider.insert("trt_fp16_enable".to_owned(), "1".to_owned());
             }
@@ -136,7 +137,7 @@ fn pretty(value: &serde_json::Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
-/// A shell script of one command.
+/// Returns a shell script that runs one command.
 fn script(what: &str, command: &str, arguments: &[String]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
     format!(
@@ -145,7 +146,7 @@ fn script(what: &str, command: &str, arguments: &[String]) -> String {
     )
 }
 
-/// An argument, or an option with its values, as a shell takes it: names of inputs come from a file.
+/// Quotes an argument, or an option with its values, for a shell: names of inputs come from a file.
 fn quoted(argument: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=:,./ ".contains(c);
     let words = argument.split(' ').map(|word| match word.chars().all(is_plain) {
@@ -155,12 +156,12 @@ fn quoted(argument: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The README.
+/// Returns the README.
 fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> String {
     let name = model.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (before, after) = report.bytes;
     let mut text = format!(
-        "# {} for {}\n\nMade by {} from `{}` (BLAKE3 of model and data `{}`).\n\n",
+        "# {} for {}\n\nCreated by {} from `{}` (BLAKE3 of model and data `{}`).\n\n",
         printable(&name),
         options.target.name(),
         tool_name(),
@@ -169,7 +170,7 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
     );
     match licence(model) {
         Some(licence) => text += &format!("Licence of the original: {}.\n\n", printable(&licence)),
-        None => text += "The original names no licence; whatever holds for it holds for this form.\n\n",
+        None => text += "The original names no licence. The terms of the original apply to this network too.\n\n",
     }
     text += "| | before | after |\n|---|---|---|\n";
     text += &format!("| precision | as exported | {} |\n", report.precision.name());
@@ -187,12 +188,12 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
         );
     }
     if report.distances.is_empty() {
-        text += "What this precision costs was not measured: ONNX Runtime does not run it on the CPU.\n\n";
+        text += "The error of this precision was not measured: ONNX Runtime can't run it on the CPU.\n\n";
     }
     text += &format!("Measured in ONNX Runtime on the CPU, on {}.\n\n", printable(&report.samples));
     if let Some(half) = &report.half {
         text += &format!(
-            "{} nodes compute in {}, {} stay in float32 for these reasons, with {} casts between:\n\n",
+            "{} nodes compute in {}, {} remain in float32 for these reasons, with {} casts in between:\n\n",
             half.half,
             report.precision.name(),
             half.kept.len(),
@@ -205,8 +206,8 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
     }
     if let Some(int8) = &report.int8 {
         text += &format!(
-            "{} layers are in int8, {} stay in float32. With all in int8 that may be, the output would be off by {:.2e} (mean \
-             square), as it is by {:.2e}.\n\n",
+            "{} layers compute in int8, {} remain in float32. With every layer in int8 that allows it, the mean squared error of \
+             the output would be {:.2e}; it is {:.2e}.\n\n",
             int8.quantized,
             int8.kept.len(),
             int8.difference_of_all,
@@ -218,23 +219,23 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
         text += "\n";
     }
     if !report.profile.symbols.is_empty() {
-        text += "| dimension | least | usual | largest |\n|---|---|---|---|\n";
+        text += "| dimension | minimum | usual | maximum |\n|---|---|---|---|\n";
         for (name, extent) in &report.profile.symbols {
             text += &format!("| `{}` | {} | {} | {} |\n", printable(name), extent.min, extent.opt, extent.max);
         }
         text += "\n";
     }
     if let Some(loader) = report.loader {
-        text += &format!("Inputs and outputs are named and shaped for {}.\n\n", loader.name());
+        text += &format!("Names, ranks and types of inputs and outputs are those that {} expects.\n\n", loader.name());
     }
     if let Some(engine) = &report.engine {
         let name = engine.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        text += &format!("`{}` was built by {} of this network.\n\n", printable(&name), printable(&engine.builder));
+        text += &format!("`{}` was built from this network by {}.\n\n", printable(&name), printable(&engine.builder));
     }
     text + &commands(options, report)
 }
 
-/// The commands of the target.
+/// Returns the section with the commands of the target.
 fn commands(options: &DeployOptions, report: &DeployReport) -> String {
     let (target, name) = (options.target, printable(&options.name));
     let overrides: Vec<(String, i64)> =
@@ -254,9 +255,9 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
                 session = ort.InferenceSession(\"NAME\", providers=providers)"
                     .replace("NAME", &name);
             format!(
-                "## Commands\n\nAn engine is good for the GPU and the TensorRT version that built it. One of:\n\n{}\
+                "## Commands\n\nAn engine only works with the GPU and the TensorRT version that it was built for. Run one of:\n\n{}\
                  ONNX Runtime builds the engine when it first runs, and keeps it in `engines`:\n\n{}\
-                 Time it: `trtexec --loadEngine=model.engine --useCudaGraph`.\n",
+                 Measure its latency: `trtexec --loadEngine=model.engine --useCudaGraph`.\n",
                 block("sh", "sh trtexec_10.sh    # TensorRT 10\nsh trtexec_11.sh    # TensorRT 11\nsh polygraphy.sh"),
                 block("python", &provider)
             )
@@ -267,7 +268,7 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
                 .replace("NAME", &name);
             format!(
                 "## Commands\n\nThe engine is built without a GPU and runs on RTX cards of compute capability 8.0 and later:\n\n{}\
-                 Or ONNX Runtime builds it in memory:\n\n{}",
+                 ONNX Runtime can also build it in memory:\n\n{}",
                 block("sh", "sh tensorrt_rtx.sh"),
                 block("python", &provider)
             )
@@ -288,7 +289,7 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
                 "session = ort.InferenceSession(\"{name}\", options, providers=[\"DmlExecutionProvider\"])"
             ));
             format!(
-                "## Commands\n\nDirectML is fastest where all sizes are fixed:\n\n{}",
+                "## Commands\n\nDirectML is fastest if all sizes are fixed:\n\n{}",
                 block("python", &lines.join("\n"))
             )
         }
@@ -299,7 +300,10 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
             format!(
                 "## Commands\n\n{}{}",
                 block("python", &text),
-                block("sh", &format!("ovc {name} --output_model model.xml    # the network in OpenVINO's own files"))
+                block(
+                    "sh",
+                    &format!("ovc {name} --output_model model.xml    # converts the network to OpenVINO's format")
+                )
             )
         }
         DeployTarget::Web => {
@@ -310,12 +314,15 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
                 sizes.join(", ")
             );
             format!(
-                "## Commands\n\n{}WebGPU computes in float16 only where the adapter has `shader-f16`.\n",
+                "## Commands\n\n{}WebGPU computes in float16 only if the adapter has the feature `shader-f16`.\n",
                 block("js", &text)
             )
         }
         DeployTarget::Cpu => {
-            format!("## Commands\n\n{}Time it: `onnx-diffprune bench {name}`.\n", python("\"CPUExecutionProvider\""))
+            format!(
+                "## Commands\n\n{}Measure its latency: `onnx-diffprune bench {name}`.\n",
+                python("\"CPUExecutionProvider\"")
+            )
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A network in another precision, and how far its outputs are from those before.
+//! Converts a network to another precision, and measures the distance of its outputs from those before.
 
 use std::path::Path;
 
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::runtime::Runtime;
 use super::subject::{Material, Subject, outputs};
 use super::{DeployOptions, OutputDistance};
@@ -18,11 +18,11 @@ pub(super) struct Converted {
     pub(super) form: Form,
     pub(super) half: Option<HalfReport>,
     pub(super) int8: Option<QuantizeReport>,
-    /// What the user should know.
+    /// A note for the user.
     pub(super) note: Option<String>,
 }
 
-/// The network in the precision that is asked for.
+/// Converts the network to the requested precision.
 pub(super) fn convert(
     subject: &Subject<'_>,
     runtime: &Runtime,
@@ -39,11 +39,11 @@ pub(super) fn convert(
         return Ok(Converted { form: as_it_is(), half: None, int8: None, note: None });
     }
     if is_half(&subject.facts) && (options.precision.is_none() || precision == DeployPrecision::Float16) {
-        let note = Some("the network is in half precision already and stays as it is".to_owned());
+        let note = Some("the network is in half precision already and is not converted".to_owned());
         return Ok(Converted { form: as_it_is(), half: None, int8: None, note });
     }
     let ranges = watch_ranges(runtime.0, known, &material.batches, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Converting, done, total })
+        notify(watch, Progress::At { stage: Stage::Converting, done, total })
     })?;
     if let Some(dtype) = precision.half_type() {
         let half =
@@ -53,13 +53,13 @@ pub(super) fn convert(
     }
     let output = subject.prediction()?;
     let given = outputs(runtime.0, subject.model.path(), &material.batches, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Converting, done, total })
+        notify(watch, Progress::At { stage: Stage::Converting, done, total })
     })?;
     let of_output = given.iter().flatten().filter(|(name, _)| *name == output);
     let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
     let square = values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64;
-    // Where rounding is independent of the error that the network has, the loss grows by the mean square of what it adds. That
-    // of a network that predicts little says nothing of what it predicts.
+    // If rounding is independent of the network's error, it adds its mean square to the loss. The loss of a network
+    // that predicts badly can exceed the mean square of its prediction, so the smaller of both is the scale.
     let scale = loss.map_or(square, |loss| loss.min(square));
     let quantized = QuantizeOptions {
         style: options.target.quantized_style(),
@@ -70,12 +70,12 @@ pub(super) fn convert(
         most: Some(options.budget * scale),
     };
     let (form, report) = quantize(runtime.0, network, &material.batches, &quantized, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Comparing, done, total })
+        notify(watch, Progress::At { stage: Stage::Comparing, done, total })
     })?;
     Ok(Converted { form, half: None, int8: Some(report), note: None })
 }
 
-/// How far the outputs of a file are from those of another, over all runs.
+/// Measures the distances between the outputs of two files, over all runs.
 pub(super) fn compare(
     runtime: &Runtime,
     before: &Path,
@@ -84,7 +84,7 @@ pub(super) fn compare(
     watch: &mut Watch<'_>,
 ) -> Result<Vec<OutputDistance>, Error> {
     let mut at = |half: usize, done: usize, total: usize| {
-        tell(watch, Progress::At { stage: Stage::Verifying, done: half * total + done, total: 2 * total })
+        notify(watch, Progress::At { stage: Stage::Verifying, done: half * total + done, total: 2 * total })
     };
     let wanted = outputs(runtime.0, before, batches, &mut |done, total| at(0, done, total))?;
     let found = outputs(runtime.0, after, batches, &mut |done, total| at(1, done, total))?;
@@ -99,9 +99,9 @@ pub(super) fn compare(
                     continue;
                 }
                 if !b.is_finite() {
-                    return Err(Error::unmet(format!("output {name:?} holds {b} in this precision, where it was {a}"))
+                    return Err(Error::unmet(format!("output {name:?} contains {b} in this precision, expected {a}"))
                         .in_file(before)
-                        .hint("name nodes that stay in float32 with --keep, or take bfloat16"));
+                        .hint("keep nodes in float32 with --keep REGEX, or use --precision bfloat16"));
                 }
                 difference += (a - b).powi(2);
                 square += a * a;

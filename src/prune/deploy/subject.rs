@@ -1,4 +1,4 @@
-//! A network that is brought to another form, with the samples on which it is compared with it.
+//! The network to convert, with the samples on which it is compared with its converted form.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::super::gradients::clean_samples;
 use super::super::model::Model;
 use super::super::network::{Denoising, Findings, Network};
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::DeployOptions;
 use crate::array::Array;
 use crate::collective::Alone;
@@ -24,16 +24,16 @@ use crate::operator::Operators;
 use crate::runtime::{Runtime, RuntimeError, SessionOptions};
 use crate::{lower, ops};
 
-/// Samples of one run.
+/// Number of samples in one run.
 const BATCH: usize = 4;
 
-/// The denoising loss above which a network seems to have learnt nothing.
+/// The denoising loss above which a network is probably not trained.
 const UNTRAINED: f64 = 0.9;
 
-/// Runs on inputs that are drawn, of networks that do not denoise.
+/// Number of runs on random inputs, for networks that do not denoise.
 const DRAWN_RUNS: u64 = 8;
 
-/// The network as it is given.
+/// The network before conversion.
 pub(super) struct Subject<'a> {
     pub(super) model: model::Model,
     pub(super) graph: Graph,
@@ -41,19 +41,19 @@ pub(super) struct Subject<'a> {
     pub(super) facts: Facts,
     pub(super) sizes: Sizes,
     options: &'a DeployOptions,
-    /// What its inputs stand for, where it denoises.
+    /// The roles of its inputs. `None`: it does not denoise.
     found: Option<Findings>,
-    /// Why it is not taken for one that does.
+    /// Why it is not treated as a denoising network. `None`: it is.
     pub(super) other: Option<String>,
 }
 
-/// On what forms of the network are run.
+/// The inputs on which forms of the network are run.
 pub(super) struct Material {
     /// Inputs of runs, spread over the timesteps.
     pub(super) batches: Vec<Inputs>,
-    /// Clean samples, where the network denoises.
+    /// Clean samples. `None`: the network does not denoise.
     clean: Option<(Samples, Conditioning)>,
-    /// Where it all comes from, in words.
+    /// The source of the inputs, in words.
     pub(super) source: String,
 }
 
@@ -68,7 +68,7 @@ impl<'a> Subject<'a> {
             .and_then(|roles| Findings::new(roles, &facts, &options.network, &sizes, options.data.as_deref()));
         let (found, other) = match found {
             Ok(found) => (Some(found), None),
-            // What was said of a denoising network must hold.
+            // Options that only apply to a denoising network must not be ignored.
             Err(error) if options.data.is_some() || options.network.names.sample.is_some() => return Err(error),
             Err(error) => (None, Some(error.to_string())),
         };
@@ -80,30 +80,31 @@ impl<'a> Subject<'a> {
         Some(Denoising { known: (&self.model, &self.graph, &self.facts), found })
     }
 
-    /// What the loss says of a network that has learnt nothing, if it is about that of one that predicts zero: noise has a mean
-    /// square of one, and so has nearly what the other kinds of prediction stand for.
-    pub(super) fn doubt(&self, loss: Option<f64>) -> Option<String> {
+    /// Returns a warning if the loss is close to that of a network that always predicts zero. Noise has a mean square
+    /// of one, and the targets of other prediction types have nearly that.
+    pub(super) fn untrained_warning(&self, loss: Option<f64>) -> Option<String> {
         let (loss, network) = (loss.filter(|loss| *loss > UNTRAINED)?, self.denoising()?);
         let prediction = network.configured().process.prediction;
         (prediction != PredictionType::Sample).then(|| {
             format!(
-                "the denoising loss is {loss:.3}, about that of a network that predicts nothing (1): if it is not trained, or \
-                 samples or schedule are not its own, what was measured here says nothing of a trained one"
+                "the denoising loss is {loss:.3}, close to the 1 of a network that always predicts zero: the network may be \
+                 untrained, or the samples or the schedule may not match it; the errors measured here then do not apply to a \
+                 trained network"
             )
         })
     }
 
-    /// The name of the output that counts: the prediction, or the first.
+    /// Returns the name of the output that is compared: the prediction, or else the first.
     pub(super) fn prediction(&self) -> Result<String, Error> {
         let first = || self.graph.outputs.first().map(|output| self.graph.values[*output].name.clone());
         let name = self.denoising().map(|network| network.roles().prediction.name.clone());
         name.or_else(first).ok_or_else(|| Error::invalid(self.model.path(), "the graph has no output"))
     }
 
-    /// Draws or reads what forms of the network are run on.
+    /// Generates or reads the inputs on which forms of the network are run.
     ///
     /// # Errors
-    /// Data that can't be read or does not fit; a network that fails; the caller stopped.
+    /// Fails if data can't be read or does not fit, if the network fails, or if the caller stopped.
     pub(super) fn material(&self, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<Material, Error> {
         match self.denoising() {
             Some(network) => self.noisy(network, runtime, watch),
@@ -111,7 +112,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Noisy samples at timesteps that are spread over the schedule.
+    /// Returns noisy samples at timesteps that are spread over the schedule.
     fn noisy(&self, network: Denoising<'_>, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<Material, Error> {
         let options = self.options;
         let fixed = network.roles().fixed_batch();
@@ -119,7 +120,7 @@ impl<'a> Subject<'a> {
         let batch = network.fitting(batch, fixed.is_none())?;
         let count = options.count.max(1).next_multiple_of(batch);
         let conditioning = network.conditioning(batch, options.seed)?;
-        tell(watch, Progress::Network(&network.described(&network.lines(&conditioning))))?;
+        notify(watch, Progress::Network(&network.described(&network.lines(&conditioning))))?;
         let settings = GradientSettings {
             network: options.network.clone(),
             data: options.data.clone(),
@@ -128,7 +129,7 @@ impl<'a> Subject<'a> {
         };
         let score = ScoreOptions { seed: options.seed, gradients: settings, ..ScoreOptions::default() };
         let samples = clean_samples(network, runtime, &conditioning, &score, (count, batch), watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
         let process = &network.configured().process;
         let timesteps = options.timesteps.clamp(1, process.schedule.levels().len());
         let task = DenoisingTask::new(
@@ -150,7 +151,7 @@ impl<'a> Subject<'a> {
         Ok(Material { batches, clean: Some((samples, conditioning)), source })
     }
 
-    /// Inputs that are drawn from what the graph says of them, with those that are given in their place.
+    /// Returns random inputs according to the declarations of the graph, except for those that are given.
     fn drawn(&self) -> Result<Material, Error> {
         let sizes = sizes_for(&self.facts, &self.sizes);
         let mut batches = Vec::new();
@@ -176,13 +177,13 @@ impl<'a> Subject<'a> {
             }
             batches.push(inputs);
         }
-        Ok(Material { batches, clean: None, source: format!("{DRAWN_RUNS} runs on inputs drawn at random") })
+        Ok(Material { batches, clean: None, source: format!("{DRAWN_RUNS} runs on random inputs") })
     }
 
-    /// The denoising loss of a form of the network, a file, on the clean samples; `None` where it does not denoise.
+    /// Returns the denoising loss of a file of the network on the clean samples; `None` if it does not denoise.
     ///
     /// # Errors
-    /// A network that fails; the caller stopped.
+    /// Fails if the network fails, or if the caller stopped.
     pub(super) fn loss(
         &self,
         runtime: &Runtime,
@@ -198,7 +199,7 @@ impl<'a> Subject<'a> {
             sample.1.dims.first().copied()
         });
         let mut denoiser = view.denoiser(runtime, batch.unwrap_or(1))?;
-        // What was drawn for the network as it was is what its form takes, in the type that it takes.
+        // The conditioning of the original is reused if the form takes the same element types.
         let conditioning = if view
             .roles()
             .conditioning
@@ -218,13 +219,13 @@ impl<'a> Subject<'a> {
             (samples, &noise),
             material.batches.len(),
             &Alone,
-            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+            &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
         )?;
         Ok(Some(losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len().max(1) as f64))
     }
 }
 
-/// As many rows of an array as an input takes, other ones in every run.
+/// Returns as many rows of an array as an input takes, different ones in every run.
 pub(super) fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
     let (Some(count), Some(wanted)) = (array.dims.first().copied(), dims.first().copied()) else {
         return Ok(array.clone());
@@ -236,10 +237,10 @@ pub(super) fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Err
     Ok(array.rows(&(0..wanted).map(|at| (first + at) % count).collect::<Vec<_>>()))
 }
 
-/// All outputs of a network, a file, for every batch of inputs, cast to the types that it takes.
+/// Runs a file on every batch of inputs, cast to the types of its inputs, and returns all outputs.
 ///
 /// # Errors
-/// A network that can't be run.
+/// Fails if the network can't be run.
 pub(super) fn outputs(
     runtime: &Runtime,
     file: &Path,

@@ -1,4 +1,4 @@
-//! The cache: shards of latents and states, each with the digest of what it was made of.
+//! The cache: shards of latents and hidden states, each with a digest of its inputs.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,35 +21,36 @@ const KEY: &str = "onnx_diffprune_inputs";
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
-    /// What all shards are made with.
+    /// A description of everything that affects the values of all shards.
     described: String,
     sample_name: String,
     half: bool,
-    /// Goes again if nothing comes to lie in it.
+    /// The folder, if it is new. It is removed again if it remains empty.
     _made: Option<NewFolder>,
 }
 
-/// The name of a shard.
+/// Returns the file name of a shard.
 fn name(shard: usize) -> String {
     format!("latents-{shard:05}.safetensors")
 }
 
-/// The names of the first shards.
+/// Returns the file names of the first shards.
 pub(super) fn names(count: usize) -> Vec<String> {
     (0..count).map(name).collect()
 }
 
-/// The number in the name of a shard.
+/// Returns the number in the file name of a shard.
 fn number(name: &str) -> Option<usize> {
     let number = name.strip_prefix("latents-")?.strip_suffix(".safetensors")?.parse().ok()?;
     (self::name(number) == name).then_some(number)
 }
 
 impl Cache {
-    /// Opens the cache, or makes its folder; `described` is what all shards are made with.
+    /// Opens the cache and creates its folder if needed. `described` describes everything that affects the values of
+    /// all shards.
     ///
     /// # Errors
-    /// The folder can't be made, or holds arrays that are no shards.
+    /// Fails if the folder can't be created, or if it contains arrays that are not shards.
     pub(super) fn open(options: &EncodeOptions, described: &str) -> Result<Self, Error> {
         let folder = options.cache.clone();
         let made = NewFolder::at(&folder).map_err(|error| unwritable(&folder, error))?;
@@ -61,29 +62,29 @@ impl Cache {
             _made: made,
         };
         if let Some(other) = cache.files().into_iter().find(|(_, number)| number.is_none()) {
-            let text = format!("expected nothing but shards in the folder, found {}", other.0.display());
-            return Err(Error::usage(text).in_file(&cache.folder).hint("choose a folder of its own for the cache"));
+            let text = format!("expected a folder that contains only shards, found {}", other.0.display());
+            return Err(Error::usage(text).in_file(&cache.folder).hint("choose a separate folder for the cache"));
         }
         Ok(cache)
     }
 
-    /// The files of arrays in the folder, with their numbers if they are shards.
+    /// Returns the array files in the folder, with their numbers if they are shards.
     fn files(&self) -> Vec<(PathBuf, Option<usize>)> {
         let number_of = |path: &PathBuf| {
             let is_here = path.parent() == Some(self.folder.as_path());
             path.file_name().and_then(|name| number(name.to_str()?)).filter(|_| is_here)
         };
-        // There may be none.
+        // The folder may contain none.
         let files = sample_files(&self.folder).unwrap_or_default();
         files.into_iter().map(|path| (number_of(&path), path)).map(|(number, path)| (path, number)).collect()
     }
 
-    /// The BLAKE3 of all that decides the values of a shard: of its images, and their captions, of which there is one for
-    /// each or none at all.
+    /// Computes the BLAKE3 of everything that affects the values of a shard: its images, and their captions. There is
+    /// one caption for each image, or none at all.
     pub(super) fn digest(&self, files: &[PathBuf], captions: &[String]) -> String {
         let of_file = |file: &PathBuf| {
             let mut content = Hasher::new();
-            // One that can't be read has no content; it is left out of the shard.
+            // An image that can't be read has no content; it is left out of the shard.
             let read = open(file).and_then(|(file, _)| content.update_reader(file).map(|_| ()));
             (content.finalize(), read.is_ok())
         };
@@ -99,7 +100,7 @@ impl Cache {
         hash.finalize().to_hex().to_string()
     }
 
-    /// The number of rows of a shard that is there and was made of what has this digest.
+    /// Returns the number of rows of a shard, if the shard exists and has this digest.
     pub(super) fn rows_of(&self, shard: usize, digest: &str) -> Option<usize> {
         let bytes = map(&self.folder.join(name(shard))).ok()?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
@@ -108,10 +109,10 @@ impl Cache {
         (found == digest).then_some(rows)
     }
 
-    /// Writes a shard: float32 arrays by their names.
+    /// Writes the named float32 arrays into a shard.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Fails if the file can't be written.
     pub(super) fn write(&self, shard: usize, digest: &str, arrays: &[(&str, Array)]) -> Result<(), Error> {
         let path = self.folder.join(name(shard));
         let (kind, dtype) = if self.half { (ElementType::F16, Dtype::F16) } else { (ElementType::F32, Dtype::F32) };
@@ -132,10 +133,10 @@ impl Cache {
         write_file(&path, &bytes)
     }
 
-    /// Removes the shards that were made of something else than what has these digests.
+    /// Removes the shards that have other digests than these.
     ///
     /// # Errors
-    /// One can't be removed.
+    /// Fails if a shard can't be removed.
     pub(super) fn remove_others(&self, digests: &[String]) -> Result<(), Error> {
         let is_other = |number: usize| digests.get(number).is_none_or(|digest| self.rows_of(number, digest).is_none());
         for (path, number) in self.files() {

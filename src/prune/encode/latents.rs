@@ -1,4 +1,4 @@
-//! Latents of images by a VAE encoder.
+//! Encodes images to latents with a VAE encoder.
 
 use std::path::Path;
 
@@ -14,25 +14,25 @@ use crate::error::Error;
 use crate::files::read_text;
 use crate::runtime::{IoInfo, Session};
 
-/// The factor of Stable Diffusion 1 and 2.
+/// The scaling factor of Stable Diffusion 1 and 2.
 const USUAL_FACTOR: f64 = 0.18215;
 
-/// Bytes of a configuration, at most.
+/// Maximum number of bytes of a configuration.
 const MOST_CONFIG: u64 = 1 << 20;
 
-/// The logarithms of variances that diffusers clamps to, in `DiagonalGaussianDistribution`.
+/// The range to which diffusers clamps log-variances in `DiagonalGaussianDistribution`.
 const LOG_VARIANCES: (f32, f32) = (-30.0, 20.0);
 
-/// What is taken of a VAE encoder's output.
+/// How latents are taken from a VAE encoder's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LatentChoice {
-    /// The output holds means and logarithms of variances, one after the other along the channels: the means.
+    /// The output has means and log-variances, concatenated along the channels: take the means.
     Mean,
-    /// Of such an output, one draw of the normal distribution for each image, by the seed and the image's number.
+    /// For such an output: take a sample of the normal distribution for each image, by the seed and the image's number.
     Drawn,
-    /// The output is the latents.
+    /// The output is the latents: take it as it is.
     Direct,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct LatentEncoder {
     session: Session,
     input: IoInfo,
     choice: LatentChoice,
-    /// What is subtracted, and what the rest is multiplied by.
+    /// The shift that is subtracted first, and the factor.
     scale: (f64, f64),
     seed: u64,
     batch: usize,
@@ -57,11 +57,14 @@ impl LatentEncoder {
             [input] if input.dims.len() == 4 => input.clone(),
             inputs => {
                 let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
-                return fail(format!("expected a VAE encoder with one input of images, found [{}]", names.join(", ")));
+                return fail(format!(
+                    "expected a VAE encoder with one input [batch, channels, height, width], found [{}]",
+                    names.join(", ")
+                ));
             }
         };
         let Some(output) = session.outputs().first() else {
-            return fail("expected a VAE encoder with an output, found none".to_owned());
+            return fail("expected a VAE encoder with at least one output, found none".to_owned());
         };
         let name = output.name.to_ascii_lowercase();
         let choice = match options.latents {
@@ -69,8 +72,11 @@ impl LatentEncoder {
             None if name.contains("parameter") || name.contains("moment") => LatentChoice::Mean,
             None if name.contains("latent") || name.contains("sample") => LatentChoice::Direct,
             None => {
-                let text = format!("whether output {:?} holds latents or their moments is not known", output.name);
-                return Err(Error::usage(text).in_file(&path).hint("say what it is with --latents"));
+                let text = format!(
+                    "the name of output {:?} does not show whether it holds latents or their moments",
+                    output.name
+                );
+                return Err(Error::usage(text).in_file(&path).hint("set --latents to mean, drawn or direct"));
             }
         };
         let batch = input.dims[0].and_then(|size| usize::try_from(size).ok()).unwrap_or(options.batch).max(1);
@@ -90,32 +96,32 @@ impl LatentEncoder {
         self.scale.1
     }
 
-    /// What decides the values beside the file.
+    /// Describes everything that affects the values, except the file.
     pub(super) fn described(&self) -> String {
         let seed = if self.choice == LatentChoice::Drawn { self.seed } else { 0 };
         format!("{:?} {:?} {seed}", self.choice, self.scale)
     }
 
-    /// What is done, in words.
+    /// Returns a note about how latents are computed.
     pub(super) fn note(&self) -> String {
         let what = match self.choice {
-            LatentChoice::Mean => "means of the latents",
-            LatentChoice::Drawn => "latents drawn from their distributions",
-            LatentChoice::Direct => "latents as the encoder gives them",
+            LatentChoice::Mean => "means of the latent distributions",
+            LatentChoice::Drawn => "latents sampled from their distributions",
+            LatentChoice::Direct => "latents as the encoder returns them",
         };
         let (shift, factor) = self.scale;
-        let shift = if shift == 0.0 { String::new() } else { format!(" less {shift}") };
+        let shift = if shift == 0.0 { String::new() } else { format!(" minus {shift}") };
         format!("{what}{shift}, times {factor}")
     }
 
-    /// The latents of images `[images, 3, height, width]` with these numbers, in one array per run.
+    /// Encodes images `[images, 3, height, width]` with these numbers. Returns one array per run.
     ///
     /// # Errors
-    /// The encoder fails, or its output is not what it was taken for.
+    /// Fails if the encoder fails, or if its output does not have the expected form.
     pub(super) fn encode(&mut self, images: &Array, numbers: &[usize]) -> Result<Vec<Array>, Error> {
         let mut all = Vec::new();
         for (run, chunk) in numbers.chunks(self.batch).enumerate() {
-            // A fixed batch is filled up with the last image.
+            // A fixed batch is filled with copies of the last image.
             let fixed = self.input.dims[0].is_some();
             let wanted = if fixed { self.batch } else { chunk.len() };
             let rows: Vec<usize> = (0..wanted).map(|row| run * self.batch + row.min(chunk.len() - 1)).collect();
@@ -132,7 +138,7 @@ impl LatentEncoder {
         Ok(all)
     }
 
-    /// The latents in an output for the images of these numbers.
+    /// Computes the latents of the images with these numbers from an output.
     fn latents(&self, output: &Array, numbers: &[usize]) -> Result<Array, String> {
         let (ArrayData::F32(values), &[count, channels, height, width]) = (&output.data, output.dims.as_slice()) else {
             return Err(format!("expected [batch, channels, height, width], found {:?}", output.dims));
@@ -141,7 +147,7 @@ impl LatentEncoder {
             return Err(format!("expected latents of {} images, found {:?}", numbers.len(), output.dims));
         }
         if values.iter().any(|value| !value.is_finite()) {
-            return Err("expected finite latents, found others".to_owned());
+            return Err("expected finite latents, found NaN or infinite values".to_owned());
         }
         let (shift, factor) = self.scale;
         let scaled = |value: f32| ((f64::from(value) - shift) * factor) as f32;
@@ -171,7 +177,8 @@ impl LatentEncoder {
     }
 }
 
-/// Shift and factor: the factor as given, else both of the configuration beside the encoder, else the usual.
+/// Returns shift and factor. The factor is the given one; otherwise both come from the configuration next to the
+/// encoder, or are the usual ones.
 fn scale(encoder: &Path, given: Option<f64>) -> Result<(f64, f64), Error> {
     let path = encoder.with_file_name("config.json");
     if !path.is_file() {
@@ -184,7 +191,7 @@ fn scale(encoder: &Path, given: Option<f64>) -> Result<(f64, f64), Error> {
     Ok((number("shift_factor").unwrap_or(0.0), factor))
 }
 
-/// Arrays one after the other along their first axis; `None` without any.
+/// Concatenates arrays along their first axis; `None` if there are none.
 pub(super) fn joined(arrays: Vec<Array>) -> Option<Array> {
     let mut dims = arrays.first()?.dims.clone();
     let mut values = Vec::new();

@@ -1,4 +1,4 @@
-//! States of captions by a text encoder.
+//! Encodes captions to hidden states with a text encoder.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::array::{Array, ElementType};
 use crate::error::Error;
 use crate::runtime::{IoInfo, Session};
 
-/// What an input of a text encoder takes.
+/// The role of a text encoder's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Takes {
     Tokens,
@@ -21,17 +21,18 @@ enum Takes {
 pub(in crate::prune) struct TextEncoder {
     session: Session,
     inputs: Vec<(IoInfo, Takes)>,
-    /// The places of what is taken among the outputs.
+    /// The positions of the used outputs among all outputs.
     outputs: Vec<usize>,
     tokenizer: CaptionTokenizer,
     path: PathBuf,
 }
 
 impl TextEncoder {
-    /// One whose states are taken: the output that `options` name, or the first with three axes.
+    /// Creates an encoder that uses one output: the output that `options` names, or the first with three axes.
     ///
     /// # Errors
-    /// Inputs that are no text's, no such output, a tokenizer that can't be read.
+    /// Fails if an input is neither token ids nor a mask, if there is no such output, or if the tokenizer can't be
+    /// read.
     pub(super) fn new(session: Session, options: &TextOptions) -> Result<Self, Error> {
         let outputs = session.outputs();
         let output = outputs.iter().position(|output| match &options.output {
@@ -47,10 +48,10 @@ impl TextEncoder {
         Self::giving(session, options, vec![output])
     }
 
-    /// One of which these outputs are taken, by their places.
+    /// Creates an encoder that uses the outputs at these positions.
     ///
     /// # Errors
-    /// Inputs that are no text's, a tokenizer that can't be read.
+    /// Fails if an input is neither token ids nor a mask, or if the tokenizer can't be read.
     pub(in crate::prune) fn giving(
         session: Session,
         options: &TextOptions,
@@ -77,32 +78,35 @@ impl TextEncoder {
         Ok(Self { session, inputs, outputs, tokenizer, path })
     }
 
-    /// What decides the values beside the file.
+    /// Describes everything that affects the values, except the file.
     pub(super) fn described(&self) -> String {
         let outputs: Vec<String> = self.outputs.iter().map(usize::to_string).collect();
         format!("{} {}", self.tokenizer.digest(), outputs.join(" "))
     }
 
-    /// The states of captions, `[captions, length, width]`, of which `batch` are encoded at once.
+    /// Returns the hidden states of captions, `[captions, length, width]`. Encodes `batch` captions at a time.
     ///
     /// # Errors
-    /// The tokenizer or the encoder fails, or its output is not what it was taken for.
+    /// Fails if the tokenizer or the encoder fails, or if the output does not have the expected form.
     pub(super) fn encode(&mut self, captions: &[String], batch: usize) -> Result<Array, Error> {
         let states = self.encode_all(captions, batch)?.into_iter().next().filter(|states| states.dims.len() == 3);
-        states.ok_or_else(|| Error::unmet("expected states [captions, length, width]").in_file(&self.path))
+        states.ok_or_else(|| {
+            Error::unmet("expected hidden states [captions, length, width], found an output with another rank")
+                .in_file(&self.path)
+        })
     }
 
-    /// All that is taken of captions, each `[captions, ...]` in float32, of which `batch` are encoded at once.
+    /// Returns all used outputs for captions, each `[captions, ...]` in float32. Encodes `batch` captions at a time.
     ///
     /// # Errors
-    /// The tokenizer or the encoder fails, or its outputs are not finite or not of these captions.
+    /// Fails if the tokenizer or the encoder fails, or if an output is not finite or has another number of rows.
     pub(in crate::prune) fn encode_all(&mut self, captions: &[String], batch: usize) -> Result<Vec<Array>, Error> {
         let fixed = self.inputs.iter().find_map(|(input, _)| *input.dims.first()?);
         let fixed = fixed.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let mut all: Vec<Vec<Array>> = vec![Vec::new(); self.outputs.len()];
         for chunk in captions.chunks(fixed.unwrap_or(batch).max(1)) {
             let mut tokens = self.tokenizer.encode(chunk)?;
-            // A fixed batch is filled up with the last caption.
+            // A fixed batch is filled with copies of the last caption.
             tokens.resize(fixed.unwrap_or(chunk.len()), tokens.last().cloned().unwrap_or_default());
             let inputs: Vec<(String, Array)> =
                 self.inputs.iter().map(|(input, takes)| (input.name.clone(), array(&tokens, input, *takes))).collect();
@@ -112,7 +116,7 @@ impl TextEncoder {
                 let found = states.dims.clone();
                 let fail = || {
                     let text = format!(
-                        "output {name:?}: expected finite numbers of {} captions, found {found:?}",
+                        "output {name:?}: expected finite values with {} rows, found shape {found:?} or values that are not finite",
                         tokens.len()
                     );
                     Error::unmet(text).in_file(&self.path)
@@ -127,12 +131,12 @@ impl TextEncoder {
                 all.push(states);
             }
         }
-        let none = || Error::unmet("the text encoder gave no states").in_file(&self.path);
+        let none = || Error::unmet("the text encoder returned no hidden states").in_file(&self.path);
         all.into_iter().map(|states| joined(states).ok_or_else(none)).collect()
     }
 }
 
-/// What an input gets of some captions.
+/// Returns the array for an input: token ids or mask.
 fn array(tokens: &[Tokens], input: &IoInfo, takes: Takes) -> Array {
     let values: Vec<f64> = tokens
         .iter()

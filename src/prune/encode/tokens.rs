@@ -1,4 +1,4 @@
-//! Captions as the numbers that a text encoder takes.
+//! Converts captions to the token ids that a text encoder takes.
 
 use std::path::{Path, PathBuf};
 
@@ -8,24 +8,25 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 use crate::error::Error;
 use crate::files::read_text;
 
-/// Bytes of a file of a tokenizer, at most.
+/// Maximum number of bytes of a tokenizer file.
 const MOST_BYTES: u64 = 1 << 28;
 
-/// Tokens of a caption, at most: configurations without a limit name an enormous one.
+/// Maximum number of tokens of a caption. Configurations without a limit have an enormous one.
 const MOST_LENGTH: usize = 1 << 16;
 
-/// What CLIP splits a caption at: contractions, runs of letters, single digits, runs of anything else but white space
-/// (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", its published tokenizer).
+/// The pattern by which CLIP splits a caption: contractions, runs of letters, single digits, runs of other characters
+/// except white space (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+/// published tokenizer).
 const CLIP_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The numbers of a caption, and which of them are no padding.
+/// The token ids of a caption, and its attention mask: 0 for padding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tokens {
     pub(super) ids: Vec<u32>,
     pub(super) mask: Vec<u32>,
 }
 
-/// A tokenizer that cuts and pads captions to one length.
+/// A tokenizer that truncates and pads captions to one length.
 #[derive(Debug)]
 pub(super) struct CaptionTokenizer {
     tokenizer: Tokenizer,
@@ -34,10 +35,10 @@ pub(super) struct CaptionTokenizer {
 }
 
 impl CaptionTokenizer {
-    /// Reads a tokenizer; `length` is the number of tokens, where it is known.
+    /// Reads a tokenizer. `length` is the number of tokens; `None`: the length in the configuration.
     ///
     /// # Errors
-    /// Files that are missing or can't be read, a padding token or a length that is not known.
+    /// Fails if files are missing or can't be read, or if the padding token or the length is not known.
     pub(super) fn open(path: &Path, length: Option<usize>) -> Result<Self, Error> {
         let fail = |text: String| Error::unreadable(path, text);
         let folder = if path.is_dir() { path } else { crate::files::parent(path) };
@@ -45,12 +46,16 @@ impl CaptionTokenizer {
         let config = optional(&folder.join("tokenizer_config.json"))?;
         let json = if whole.is_file() { read(&whole)? } else { clip(folder, &config)? };
         let text = json.to_string();
-        let mut tokenizer =
-            Tokenizer::from_bytes(&text).map_err(|error| fail(format!("not a tokenizer that can be used: {error}")))?;
+        let mut tokenizer = Tokenizer::from_bytes(&text)
+            .map_err(|error| fail(format!("not a tokenizer that the tokenizers library can use: {error}")))?;
         let configured = config.get("model_max_length").and_then(Value::as_u64);
         let configured = configured.and_then(|length| usize::try_from(length).ok());
         let length = length.or(configured).filter(|length| (1..=MOST_LENGTH).contains(length)).ok_or_else(|| {
-            fail("the number of tokens of a caption is not known".to_owned()).hint("give it with --text-length")
+            fail(
+                "expected a number of tokens for captions, as model_max_length in tokenizer_config.json, found none"
+                    .to_owned(),
+            )
+            .hint("set it with --text-length")
         })?;
         let special = optional(&folder.join("special_tokens_map.json"))?;
         let padding = content(config.get("pad_token")).or_else(|| content(special.get("pad_token")));
@@ -68,21 +73,21 @@ impl CaptionTokenizer {
             ..PaddingParams::default()
         }));
         let cut = TruncationParams { max_length: length, ..TruncationParams::default() };
-        tokenizer.with_truncation(Some(cut)).map_err(|error| fail(format!("captions can't be cut: {error}")))?;
+        tokenizer.with_truncation(Some(cut)).map_err(|error| fail(format!("captions can't be truncated: {error}")))?;
         let mut hash = blake3::Hasher::new();
         hash.update(text.as_bytes()).update(format!("{length} {padding}").as_bytes());
         Ok(Self { tokenizer, path: path.to_owned(), digest: hash.finalize().to_hex().to_string() })
     }
 
-    /// The BLAKE3 of all that decides the numbers.
+    /// Returns the BLAKE3 of everything that affects the token ids.
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// The numbers of captions.
+    /// Converts captions to token ids.
     ///
     /// # Errors
-    /// The tokenizer fails.
+    /// Fails if the tokenizer fails.
     pub(super) fn encode(&self, captions: &[String]) -> Result<Vec<Tokens>, Error> {
         let encode = |caption: &String| {
             let encoded = self.tokenizer.encode(caption.as_str(), true).map_err(|error| {
@@ -94,7 +99,7 @@ impl CaptionTokenizer {
     }
 }
 
-/// A special token, which is a text or has one.
+/// Returns the text of a special token, which is a string or an object with `content`.
 fn content(token: Option<&Value>) -> Option<String> {
     let token = token?;
     token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
@@ -105,30 +110,34 @@ fn read(path: &Path) -> Result<Value, Error> {
         .map_err(|error| Error::unreadable(path, format!("not JSON: {error}")).caused_by(error))
 }
 
-/// The content of a file that need not be there.
+/// Reads a JSON file; `Null` if it does not exist.
 fn optional(path: &Path) -> Result<Value, Error> {
     if path.is_file() { read(path) } else { Ok(Value::Null) }
 }
 
-/// CLIP's tokenizer from its vocabulary and its merges, in the form of `tokenizer.json`.
+/// Builds the content of a `tokenizer.json` from the vocabulary and merges of CLIP's tokenizer.
 fn clip(folder: &Path, config: &Value) -> Result<Value, Error> {
     let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     if !vocabulary.is_file() || !merges.is_file() {
         return Err(Error::unreadable(folder, "expected tokenizer.json, or vocab.json and merges.txt, found neither"));
     }
     if let Some(class) = config.get("tokenizer_class").and_then(Value::as_str).filter(|name| !name.contains("CLIP")) {
-        let text = format!("expected tokenizer.json for a {class}: vocab.json and merges.txt are read as CLIP's");
+        let text = format!(
+            "expected tokenizer.json for a {class}: only CLIP's tokenizer can be read from vocab.json and merges.txt"
+        );
         return Err(Error::unreadable(folder, text).hint("save the tokenizer with transformers' fast class"));
     }
     let words = read(&vocabulary)?;
     let special = |key: &str, usual: &str| {
         let token = content(config.get(key)).unwrap_or_else(|| usual.to_owned());
         let id = words.get(&token).and_then(Value::as_u64);
-        let id = id.ok_or_else(|| Error::unreadable(&vocabulary, format!("expected a word {token:?}, found none")))?;
+        let id = id.ok_or_else(|| {
+            Error::unreadable(&vocabulary, format!("expected the token {token:?} in the vocabulary, found none"))
+        })?;
         Ok::<_, Error>((token, id))
     };
     let (start, end) = (special("bos_token", "<|startoftext|>")?, special("eos_token", "<|endoftext|>")?);
-    // The padding of Stable Diffusion XL's second tokenizer is "!", which is cut out of words for that.
+    // Stable Diffusion XL's second tokenizer pads with "!". As a special token, it is split off from words.
     let padding =
         content(config.get("pad_token")).and_then(|token| Some((token.clone(), words.get(&token)?.as_u64()?)));
     let mut kept = vec![start.clone(), end.clone()];
@@ -190,13 +199,13 @@ fn clip(folder: &Path, config: &Value) -> Result<Value, Error> {
 mod tests {
     use super::*;
 
-    /// The characters that stand for bytes in CLIP's vocabulary, in its order.
+    /// Returns the characters that represent bytes in CLIP's vocabulary, in its order.
     fn alphabet() -> Vec<char> {
         let printable: Vec<u32> = (33..127).chain(161..173).chain(174..256).collect();
         printable.into_iter().chain(256..324).map(|code| char::from_u32(code).unwrap()).collect()
     }
 
-    /// A folder with a tokenizer of bytes, and one merge.
+    /// Creates a folder with a tokenizer of bytes, and one merge.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let bytes = alphabet();
@@ -214,10 +223,11 @@ mod tests {
         tokenizer.encode(&[caption.to_owned()]).unwrap().remove(0).ids
     }
 
-    /// What `CLIPTokenizer` of transformers 4.57.6, the one in Python, gives for the same files; of the caption with two
-    /// Chinese characters what `CLIPTokenizerFast` gives, for the other makes each of them a word of its own.
+    /// The ids are those that `CLIPTokenizer` of transformers 4.57.6, the Python implementation, returns for the same
+    /// files. For the caption with two Chinese characters they are those of `CLIPTokenizerFast`, since `CLIPTokenizer`
+    /// treats each character as a word.
     #[test]
-    fn captions_become_the_numbers_of_transformers() {
+    fn captions_have_the_token_ids_of_transformers() {
         let folder = folder();
         let tokenizer = CaptionTokenizer::open(folder.path(), None).unwrap();
         let expected = [512, 320, 79, 71, 78, 83, 334, 78, 325, 320, 66, 64, 339, 513, 513, 513];
@@ -235,10 +245,10 @@ mod tests {
         assert_eq!(empty.mask, [&[1, 1], [0; 14].as_slice()].concat());
     }
 
-    /// What `CLIPTokenizer` of transformers 5.24.0 gives for the tokenizer of the committed pipeline
-    /// (`scripts/make_pipeline_fixture.py`).
+    /// The ids are those that `CLIPTokenizer` of transformers 5.24.0 returns for the tokenizer of the committed
+    /// pipeline (`scripts/make_pipeline_fixture.py`).
     #[test]
-    fn the_tokenizer_of_a_pipeline_gives_the_numbers_of_transformers() {
+    fn the_tokenizer_of_a_pipeline_returns_the_token_ids_of_transformers() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines");
         let tokenizer = CaptionTokenizer::open(&folder.join("sd_tiny/tokenizer"), None).unwrap();
         let reference: Value = read(&folder.join("tokens.json")).unwrap();
@@ -251,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_the_given_or_the_configured() {
+    fn the_length_is_given_or_configured() {
         let folder = folder();
         let open = |length| CaptionTokenizer::open(folder.path(), length);
         assert_eq!(ids(&open(Some(5)).unwrap(), "a cat"), [512, 320, 66, 64, 513]);
@@ -268,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_tokenizer_is_read_as_its_parts_are() {
+    fn tokenizer_json_and_its_parts_return_the_same_ids() {
         let folder = folder();
         let parts = CaptionTokenizer::open(folder.path(), None).unwrap();
         let whole = clip(folder.path(), &Value::Null).unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The networks of an evaluation: alike from outside, and what each costs.
+//! The networks of an evaluation: checks that they have the same interface, and measures their costs.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::graph::sizes::{Sizes, sizes_for};
 use crate::macs::Cost;
 use crate::runtime::{Latency, Runtime, RuntimeError, SessionOptions, check_memory, interleaved_latency};
 
-/// Rounds of runs in which latencies are measured, those before it, and seconds for each network.
+/// Latency measurement: number of rounds, number of warm-up rounds, and seconds for each network.
 const LATENCY_RUNS: usize = 30;
 const WARMUP: usize = 3;
 const LATENCY_SECONDS: f64 = 3.0;
 
-/// Original and other networks, the original first.
+/// The networks; the original is the first.
 pub(super) struct Candidates<'a> {
     pub(super) all: &'a [Network],
     pub(super) runtime: &'a Runtime,
@@ -26,7 +26,7 @@ pub(super) struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// # Errors
-    /// A network that takes or gives something else than the original.
+    /// Fails if a network has other inputs or sample sizes than the original.
     pub(super) fn new(all: &'a [Network], runtime: &'a Runtime, options: &EvaluateOptions) -> Result<Self, Error> {
         let sessions = SessionOptions {
             device: options.device,
@@ -53,10 +53,11 @@ impl<'a> Candidates<'a> {
                 let text = |ports: &[(String, Vec<usize>)]| -> String {
                     ports.iter().map(|(name, dims)| format!("{name} {dims:?}")).collect::<Vec<_>>().join(", ")
                 };
-                let text = format!("expected what the original takes, {}, found {}", text(&wanted), text(&found));
+                let text =
+                    format!("expected the same inputs as the original, {}, found {}", text(&wanted), text(&found));
                 return Err(Error::usage(text)
                     .in_file(this.path(at))
-                    .hint("give the network that it was cut from with --original"));
+                    .hint("give the network that it was pruned from with --original"));
             }
         }
         Ok(this)
@@ -70,17 +71,17 @@ impl<'a> Candidates<'a> {
         self.all[at].view().path()
     }
 
-    /// A network in a session, for batches of this many samples.
+    /// Opens a network in a session, for batches of this many samples.
     pub(super) fn denoiser(&self, at: usize, batch: usize) -> Result<Denoiser, Error> {
         self.all[at].view().denoiser_on(self.runtime, batch, &self.sessions)
     }
 
-    /// The batch of single runs: one, or what the graph fixes.
+    /// Returns the batch size of single runs: one, or the size that the graph fixes.
     fn least_batch(&self) -> usize {
         self.original().view().roles().fixed_batch().unwrap_or(1)
     }
 
-    /// The sizes at which networks are counted and timed.
+    /// Returns the sizes at which networks are counted and timed.
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes_of(self.original())
     }
@@ -90,10 +91,10 @@ impl<'a> Candidates<'a> {
         view.roles().sizes(view.known.2, view.sizes(), self.least_batch())
     }
 
-    /// What a network costs, and the bytes of its files.
+    /// Returns the cost of a network, and the bytes of its files.
     ///
     /// # Errors
-    /// The model contradicts itself; an external file has disappeared.
+    /// Fails if the model contradicts itself, or if an external file has disappeared.
     pub(super) fn cost(&self, at: usize) -> Result<(Cost, u64), Error> {
         let model = self.all[at].view().known.0;
         let analysis = analyse(model)?;
@@ -101,24 +102,25 @@ impl<'a> Candidates<'a> {
         Ok((analysis.count(|counter| counter.cost(None, &sizes)), model.total_bytes()?))
     }
 
-    /// Why latencies can't be measured, if so: networks take turns, and there is no memory for all at once.
+    /// Returns why latencies can't be measured, if so. Networks are timed in turn, so all must fit into memory at once.
     ///
     /// # Errors
-    /// An external file has disappeared.
+    /// Fails if an external file has disappeared.
     pub(super) fn without_latency(&self) -> Result<Option<String>, Error> {
         let mut needed = 0u64;
         for network in self.all {
             needed = needed.saturating_add(network.view().needed(self.least_batch())?);
         }
         let refused = check_memory(needed).err();
-        Ok(refused
-            .map(|text| format!("latencies were not measured, for which all networks are loaded at once: {text}")))
+        Ok(refused.map(|text| {
+            format!("latencies were not measured, since this needs all networks in memory at once: {text}")
+        }))
     }
 
-    /// How long one run of each takes, in turn.
+    /// Measures the latency of one run of each network, in turn.
     ///
     /// # Errors
-    /// A network that does not run.
+    /// Fails if a network does not run.
     pub(super) fn latencies(&self, seed: u64) -> Result<Vec<Latency>, Error> {
         let batch = self.least_batch();
         let conditioning = self.original().view().conditioning(batch, seed)?;

@@ -1,4 +1,4 @@
-//! What networks draw from the same noise: how alike it is, and its features.
+//! Compares samples that networks generate from the same noise: their similarity and their features.
 
 use ndarray::{Array2, Array3, ArrayD, ArrayView, Axis, Ix3, IxDyn, Slice};
 use rayon::prelude::*;
@@ -10,22 +10,22 @@ use crate::evaluate::{
     Distribution, FeatureNetwork, KernelOptions, Statistics, frechet_distance, kernel_distance, psnr, ssim,
 };
 
-/// Samples of a network, with which others are compared.
+/// Samples of a network that others are compared with.
 pub(super) struct Reference {
     samples: ArrayD<f32>,
-    /// The least value, and what lies between it and the greatest.
+    /// The smallest value. `range` is the difference to the largest.
     low: f32,
     pub(super) range: f64,
-    /// Whether they are images, whose values are clipped as in a file.
+    /// Whether the samples are images, whose values are clipped as in a file.
     is_images: bool,
 }
 
-/// Whether samples `[count, channels, ...]` are images.
+/// Returns whether samples `[count, channels, ...]` are images.
 pub(super) fn is_images(shape: &[usize]) -> bool {
     shape.len() == 4 && matches!(shape[1], 1 | 3)
 }
 
-/// Samples with other values in the place of those that are not finite, and how many samples had some.
+/// Replaces values that are not finite. Also returns the number of samples that had such values.
 pub(super) fn mended(mut samples: ArrayD<f32>, instead: f32) -> (ArrayD<f32>, usize) {
     let mut broken = 0;
     for mut sample in samples.axis_iter_mut(Axis(0)) {
@@ -38,15 +38,15 @@ pub(super) fn mended(mut samples: ArrayD<f32>, instead: f32) -> (ArrayD<f32>, us
     (samples, broken)
 }
 
-/// The first samples.
+/// Returns the first samples.
 pub(super) fn first(samples: &ArrayD<f32>, count: usize) -> ArrayD<f32> {
     let count = count.min(samples.shape()[0]);
     samples.slice_axis(Axis(0), Slice::from(0..count)).to_owned()
 }
 
 impl Reference {
-    /// Finite samples of a network that was trained on values in `range`. What are no images may have any values: theirs lie
-    /// between the least and the greatest of these samples.
+    /// Creates a reference from finite samples of a network that was trained on values in `range`. If the samples are
+    /// not images, their own minimum and maximum are the range.
     pub(super) fn new(samples: ArrayD<f32>, range: (f64, f64)) -> Self {
         let is_images = is_images(samples.shape());
         let (low, high) = match is_images {
@@ -64,7 +64,7 @@ impl Reference {
         sample.mapv(|value| if self.is_images { f64::from(value).clamp(low, high) } else { f64::from(value) })
     }
 
-    /// How much other finite samples from the same noise are like these.
+    /// Compares other finite samples from the same noise with these.
     pub(super) fn consistency(&self, others: &ArrayD<f32>) -> Consistency {
         let each = |at: usize| -> (Option<f64>, Option<f64>) {
             let (a, b) =
@@ -83,18 +83,20 @@ impl Reference {
         }
     }
 
-    /// Why there is no structural similarity of these samples, if so.
+    /// Returns why there is no structural similarity for these samples, if so.
     pub(super) fn without_ssim(&self) -> Option<String> {
         let shape = &self.samples.shape()[1..];
         let is_large = shape.len() == 3 && shape[1..].iter().all(|side| *side >= 7);
-        (!is_large).then(|| format!("SSIM is of images of at least 7 x 7, samples have shape {shape:?}"))
+        (!is_large).then(|| {
+            format!("SSIM was not computed: it needs images of at least 7x7 pixels, samples have shape {shape:?}")
+        })
     }
 }
 
-/// The features of samples, one row each, of which every rank computes some.
+/// Returns the features of samples, one row each. Every rank computes a part of them.
 ///
 /// # Errors
-/// The network fails; what `progress` says.
+/// Fails if the network fails, or if `progress` returns an error.
 pub(super) fn features_over(
     ranks: &dyn Collective,
     features: &mut FeatureNetwork,
@@ -107,7 +109,7 @@ pub(super) fn features_over(
     }
     let count = samples.shape()[0];
     let own = parts(count, ranks.size())[ranks.rank()].clone();
-    // A rank without samples of its own takes one, to know how wide features are.
+    // A rank without a part computes the features of one sample, to know their number.
     let taken = if own.is_empty() { 0..count.min(1) } else { own.clone() };
     let of_own = samples.slice_axis(Axis(0), Slice::from(taken)).to_owned();
     let found = features.features(&of_own, range, progress)?;
@@ -121,7 +123,7 @@ pub(super) fn features_over(
     Ok(rows)
 }
 
-/// Features of a set of samples, with what distances need of them.
+/// The features of a set of samples, with their statistics for distances.
 pub(super) struct Featured {
     rows: Array2<f64>,
     statistics: Statistics,
@@ -129,21 +131,21 @@ pub(super) struct Featured {
 
 impl Featured {
     /// # Errors
-    /// As [`Statistics::of`].
+    /// Same as [`Statistics::of`].
     pub(super) fn new(rows: Array2<f64>) -> Result<Self, Error> {
         let statistics = Statistics::of(rows.view())?;
         Ok(Self { rows, statistics })
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub(super) fn count(&self) -> usize {
         self.rows.nrows()
     }
 
-    /// The distances of samples to the original's, if they are not, and to the data.
+    /// Returns the distances of these samples to those of the original, if given, and to the data.
     ///
     /// # Errors
-    /// A decomposition that fails, subsets that are larger than a set.
+    /// Fails if a decomposition fails, or if a subset would be larger than a set.
     pub(super) fn distances(
         &self,
         original: Option<&Featured>,

@@ -1,4 +1,4 @@
-//! What an evaluation found.
+//! The results of an evaluation.
 
 use std::path::PathBuf;
 
@@ -11,53 +11,53 @@ use crate::graph::sizes::Sizes;
 use crate::macs::Cost;
 use crate::runtime::Latency;
 
-/// Networks beside the original that they stem from.
+/// The figures of networks and of the original that they were pruned from.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Evaluation {
     /// The process of the original, in words.
     pub process: String,
-    /// The sizes of symbolic dimensions at which operations were counted and runs timed.
+    /// The sizes of symbolic dimensions at which operations were counted and latencies measured.
     pub sizes: Sizes,
     /// The clean samples of the denoising loss, in words.
     pub loss_source: String,
     /// The number of these samples.
     pub loss_count: usize,
-    /// The timesteps of the losses.
+    /// The timesteps of the denoising losses.
     pub timesteps: Vec<f64>,
-    /// How samples were drawn, if they were.
+    /// How samples were generated. `None`: none were.
     pub drawing: Option<Drawing>,
-    /// The network whose features the distances are taken of, if there is one.
+    /// The network that computes features for distances. `None`: no distances were computed.
     pub features: Option<FeatureSummary>,
-    /// The samples of the data that features were taken of, in words.
+    /// The data samples whose features were computed, in words. `None`: none were.
     pub data_source: Option<String>,
     /// The original.
     pub original: EvaluatedNetwork,
     /// The others, in the order in which they were given.
     pub networks: Vec<EvaluatedNetwork>,
-    /// What could not be measured and why, and what to know of the figures.
+    /// What could not be measured and why, and how to interpret figures.
     pub notes: Vec<String>,
-    /// The time that it took, in seconds.
+    /// The duration of the evaluation in seconds.
     pub seconds: f64,
 }
 
-/// How samples were drawn.
+/// How samples were generated.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Drawing {
-    /// Samples of every network.
+    /// Number of samples of every network.
     pub count: usize,
-    /// Evaluations of the network for each.
+    /// Number of sampler steps.
     pub steps: usize,
     /// The sampler.
     pub sampler: Sampler,
-    /// Which steps are visited.
+    /// Which timesteps the sampler visits.
     pub skip: Skip,
-    /// DDIM's share of added noise.
+    /// The share of DDPM's noise that DDIM adds.
     pub eta: f64,
-    /// Seed of the noise, which is the same for all networks.
+    /// Seed of the noise. All networks start from the same noise.
     pub seed: u64,
-    /// The difference between the largest and the smallest value of a sample, as SSIM and PSNR take it.
+    /// The difference between the largest and the smallest value of samples, as used for SSIM and PSNR.
     pub value_range: f64,
 }
 
@@ -71,44 +71,45 @@ pub struct EvaluatedNetwork {
     pub cost: Cost,
     /// Bytes of its file and external data.
     pub bytes: u64,
-    /// How long one run takes, if it was measured.
+    /// The latency of one run. `None`: not measured.
     pub latency: Option<Latency>,
     /// The denoising losses at the timesteps of the evaluation.
     pub losses: Vec<f64>,
     /// Their mean.
     pub mean_loss: f64,
-    /// How much the mean is above the original's, as a share of it; nothing for the original.
+    /// The relative increase of the mean loss over the original's. `None`: this is the original.
     pub loss_increase: Option<f64>,
-    /// How much its samples are like the original's from the same noise; nothing for the original.
+    /// The similarity of its samples to the original's from the same noise. `None`: this is the original, or there are
+    /// no samples.
     pub consistency: Option<Consistency>,
-    /// How far its samples are from others by their features.
+    /// The distances of its samples by their features. `None`: they were not computed.
     pub distances: Option<Distances>,
-    /// Samples with values that are not finite; they count as black.
+    /// Number of samples with values that are not finite. Such values count as black.
     pub broken_samples: usize,
-    /// Its first samples as the bytes of a PNG file.
+    /// Its first samples in one image, as the bytes of a PNG file. `None`: not requested, or not images.
     #[serde(skip)]
     pub picture: Option<Vec<u8>>,
 }
 
-/// How much samples of two networks from the same noise are alike.
+/// The similarity of samples of two networks from the same noise.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Consistency {
-    /// Structural similarity, 1 for equal samples; nothing where samples are no images of at least 7 x 7.
+    /// Structural similarity; 1 for equal samples. `None`: the samples are not images of at least 7x7 pixels.
     pub ssim: Option<Distribution>,
-    /// Peak signal-to-noise ratio in decibels of the samples that differ; nothing where all are equal.
+    /// Peak signal-to-noise ratio in decibels of the samples that differ. `None`: all are equal.
     pub psnr: Option<Distribution>,
-    /// Samples that are equal.
+    /// Number of samples that are equal.
     pub identical: usize,
 }
 
-/// Distances between sets of samples by their features.
+/// Distances between the features of sets of samples.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Distances {
-    /// Fréchet distance to the original's samples; nothing for the original.
+    /// Fréchet distance to the original's samples. `None`: this is the original.
     pub fd_to_original: Option<f64>,
-    /// Kernel distance to the original's samples; nothing for the original.
+    /// Kernel distance to the original's samples. `None`: this is the original.
     pub kid_to_original: Option<KernelDistance>,
     /// Fréchet distance to the data.
     pub fd_to_data: Option<f64>,
@@ -116,42 +117,42 @@ pub struct Distances {
     pub kid_to_data: Option<KernelDistance>,
 }
 
-/// What networks must reach.
+/// Limits that networks must meet.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EvaluationLimits {
-    /// How much the mean loss may be above the original's, as a share of it.
+    /// Maximum relative increase of the mean loss over the original's. `None`: no limit.
     pub max_loss_increase: Option<f64>,
-    /// The least mean structural similarity to the original's samples.
+    /// Minimum mean structural similarity to the original's samples. `None`: no limit.
     pub min_ssim: Option<f64>,
 }
 
-/// A network beside one limit.
+/// The result of checking one network against one limit.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LimitCheck {
     /// The network's file.
     pub network: PathBuf,
-    /// The limit, by the name of its option.
+    /// The name of the limit's option.
     pub limit: &'static str,
-    /// Whether the network reaches it.
+    /// Whether the network meets the limit.
     pub passed: bool,
-    /// The figure beside the limit.
+    /// A text with the figure and the limit.
     pub text: String,
 }
 
-/// A share in per cent, as short as it is exact to a tenth of a percent.
+/// Formats a share as a percentage with at most one decimal.
 fn percent(share: f64) -> String {
     let text = format!("{:.1}", 100.0 * share);
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
 impl Evaluation {
-    /// Original and other networks.
+    /// Returns the original and the other networks.
     pub fn all(&self) -> impl Iterator<Item = &EvaluatedNetwork> {
         std::iter::once(&self.original).chain(&self.networks)
     }
 
-    /// Every network beside every limit that is given, networks in turn.
+    /// Checks every network against every given limit, network by network.
     pub fn checks(&self, limits: &EvaluationLimits) -> Vec<LimitCheck> {
         let of = |network: &EvaluatedNetwork| {
             let loss = limits.max_loss_increase.map(|limit| self.check_loss(network, limit));
@@ -175,10 +176,10 @@ impl Evaluation {
         }
     }
 
-    /// Refuses networks that do not reach the limits. A figure that is no number reaches none.
+    /// Refuses networks that do not meet the limits. A NaN meets no limit.
     ///
     /// # Errors
-    /// See above; the message names every figure beside its limit.
+    /// Fails in this case. The message has every figure with its limit.
     pub fn check(&self, limits: &EvaluationLimits) -> Result<(), Error> {
         let failed = self.checks(limits).into_iter().filter(|check| !check.passed);
         let texts: Vec<String> = failed.map(|check| format!("{}: {}", check.network.display(), check.text)).collect();
@@ -190,10 +191,10 @@ fn check_ssim(network: &EvaluatedNetwork, limit: f64) -> LimitCheck {
     let ssim = network.consistency.and_then(|consistency| consistency.ssim).map(|ssim| ssim.mean);
     let text = match (network.broken_samples, ssim) {
         (0, Some(ssim)) => {
-            format!("mean SSIM to the original's samples is {ssim:.4}, at least {limit} is asked for")
+            format!("mean SSIM to the original's samples is {ssim:.4}, required at least {limit}")
         }
-        (0, None) => format!("mean SSIM to the original's samples was not measured, at least {limit} is asked for"),
-        (broken, _) => format!("{broken} samples have values that are not finite, SSIM of {limit} is asked for"),
+        (0, None) => format!("mean SSIM to the original's samples was not measured, required at least {limit}"),
+        (broken, _) => format!("{broken} samples have values that are not finite, required SSIM at least {limit}"),
     };
     let passed = network.broken_samples == 0 && ssim.is_some_and(|ssim| ssim >= limit);
     LimitCheck { network: network.path.clone(), limit: "min-ssim", passed, text }
@@ -240,17 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn limits_name_figure_and_limit() {
+    fn messages_about_limits_have_figure_and_limit() {
         let of = |increase: f64, ssim: f64| network(0.05 * (1.0 + increase), Some(increase), Some(ssim));
         assert_eq!(failures(of(0.05, 0.9), Some(0.05), Some(0.9)), None);
         assert_eq!(failures(of(-0.2, 1.0), Some(0.0), Some(0.9)), None);
         let text = failures(of(0.1824, 0.8512), Some(0.05), Some(0.9)).unwrap();
         assert!(text.contains("loss 0.05912 is 18.2 % above the original's 0.05000, allowed 5 %"), "{text}");
-        assert!(text.contains("mean SSIM to the original's samples is 0.8512, at least 0.9"), "{text}");
+        assert!(text.contains("mean SSIM to the original's samples is 0.8512, required at least 0.9"), "{text}");
     }
 
     #[test]
-    fn what_is_no_number_reaches_no_limit() {
+    fn nan_or_missing_figures_meet_no_limit() {
         assert!(failures(network(f64::NAN, Some(f64::NAN), Some(1.0)), Some(9.0), None).unwrap().contains("NaN"));
         assert!(failures(network(0.05, Some(0.0), None), None, Some(0.1)).unwrap().contains("not measured"));
         let broken = EvaluatedNetwork { broken_samples: 3, ..network(0.05, Some(0.0), Some(1.0)) };

@@ -1,10 +1,10 @@
-//! An evaluation, step by step.
+//! Runs an evaluation step by step.
 
 use std::time::Instant;
 
 use ndarray::ArrayD;
 
-use super::super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::super::progress::{Progress, Stage, Watch, notify, unwatched};
 use super::candidates::Candidates;
 use super::drawn::{Featured, Reference, features_over, first, is_images, mended};
 use super::{Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation};
@@ -14,16 +14,16 @@ use crate::error::Error;
 use crate::evaluate::{FeatureNetwork, KernelOptions};
 use crate::runtime::check_memory;
 
-/// Clean samples of the loss where none are asked for.
+/// Default number of clean samples for the loss.
 const LOSS_COUNT: usize = 256;
 
-/// Samples that are evaluated together, at most.
+/// Maximum number of samples that are evaluated together.
 const BATCH: usize = 32;
 
-/// Samples that are drawn where none are asked for: for distances between sets, and for similarity alone.
+/// Default number of samples to generate: for distances between sets, and for similarity alone.
 const SAMPLES: (usize, usize) = (2048, 256);
 
-/// An evaluation that is going on.
+/// A running evaluation.
 pub(super) struct Run<'a> {
     candidates: Candidates<'a>,
     options: &'a EvaluateOptions,
@@ -40,13 +40,14 @@ impl<'a> Run<'a> {
         Ranges { data: self.options.data_range, sample: self.options.network.process.sample_range }
     }
 
-    /// The clean samples of the loss: how many, and how many at once.
+    /// Returns the number of clean samples for the loss, and the batch size.
     fn extent(&self, name: &str) -> Result<(usize, usize), Error> {
         let fixed = self.options.network.batch.or_else(|| self.candidates.original().view().roles().fixed_batch());
         let available = Samples::available(&self.options.data, name)?;
         let count = match self.options.count {
             Some(count) if count > available => {
-                let text = format!("--count: expected at most {available}, as the data has samples, found {count}");
+                let text =
+                    format!("--count: expected at most {available}, the number of samples in the data, found {count}");
                 return Err(Error::usage(text).in_file(&self.options.data));
             }
             Some(count) => count,
@@ -59,28 +60,28 @@ impl<'a> Run<'a> {
         let divides = |batch: &usize| count.is_multiple_of(*batch);
         let wanted = fixed.or_else(|| (1..=BATCH.min(count)).rev().find(divides)).unwrap_or(0);
         if count == 0 || wanted == 0 || !count.is_multiple_of(wanted) {
-            let text = format!("--count: expected a multiple of the batch of {wanted}, found {count}");
-            return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
+            let text = format!("--count: expected a multiple of the batch size {wanted}, found {count}");
+            return Err(Error::usage(text).hint("--batch sets the batch size if the network does not fix it"));
         }
         let batch = self.candidates.original().view().fitting(wanted, fixed.is_none())?;
         Ok((count, least(&*self.options.ranks, batch)?))
     }
 
-    /// Runs it.
+    /// Runs the evaluation.
     ///
     /// # Errors
-    /// As [`super::Model::evaluate`].
+    /// Same as [`super::Model::evaluate`].
     pub(super) fn evaluate(mut self, watch: &mut Watch<'_>) -> Result<Evaluation, Error> {
         let (original, options) = (self.candidates.original(), self.options);
         let (view, path) = (original.view(), self.candidates.path(0));
         let name = view.roles().sample.name.clone();
         let (count, batch) = self.extent(&name)?;
         let dims = view.sample_dims(batch)?;
-        // What would fail after all the work fails before it.
+        // These checks come first, so that they fail before the long work.
         let mut features = self.open_features(&dims[1..])?;
         let drawn = options.samples.unwrap_or(if features.is_some() { SAMPLES.0 } else { SAMPLES.1 });
         if features.is_some() && drawn < 2 {
-            return Err(Error::usage(format!("--samples: distances need at least 2, found {drawn}")));
+            return Err(Error::usage(format!("--samples: expected at least 2 for distances, found {drawn}")));
         }
         let steps = view.configured().process.schedule.step_count();
         if !(1..=steps).contains(&options.timesteps) {
@@ -96,16 +97,16 @@ impl<'a> Run<'a> {
         let data = self.load_data(&name, &dims, drawn, features.is_some())?;
         let conditioning = view.conditioning(batch, options.seed)?;
         original.announce(&conditioning, watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
 
         let mut networks = self.count(watch)?;
         let reason = match options.ranks.size() {
             _ if !options.measures_latency => None,
             1 => self.candidates.without_latency()?,
-            count => Some(format!("latencies were not measured: {count} ranks are in each other's way")),
+            count => Some(format!("latencies were not measured: {count} ranks would disturb each other")),
         };
         if options.measures_latency && reason.is_none() {
-            tell(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
+            notify(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
             let latencies = self.candidates.latencies(options.seed)?;
             networks.iter_mut().zip(latencies).for_each(|(network, latency)| network.latency = Some(latency));
         }
@@ -117,8 +118,8 @@ impl<'a> Run<'a> {
         };
         if features.is_none() {
             self.notes.push(
-                "no distances between samples (FD, KID): they need a network that computes features of images, --features \
-                 NET.onnx"
+                "no distances between samples (FD, KID) were computed: they need a network that computes features of images, \
+                 --features NET.onnx"
                     .to_owned(),
             );
         }
@@ -146,15 +147,15 @@ impl<'a> Run<'a> {
         FeatureNetwork::open(runtime, &model.0, options, sample, sessions).map(Some)
     }
 
-    /// Refuses more samples than there is memory for: the original's, another network's, and one copy.
+    /// Refuses more samples than fit into memory: those of the original, those of another network, and one copy.
     fn check_memory(&self, drawn: usize, dims: &[usize]) -> Result<(), Error> {
         let elements = dims[1..].iter().fold(drawn as u64, |product, size| product.saturating_mul(*size as u64));
         check_memory(elements.saturating_mul(3 * size_of::<f32>() as u64)).map_err(|text| {
-            Error::unmet(format!("{drawn} samples of {:?}: {text}", &dims[1..])).hint("give fewer by --samples")
+            Error::unmet(format!("{drawn} samples of {:?}: {text}", &dims[1..])).hint("reduce --samples")
         })
     }
 
-    /// The data whose features samples are compared with.
+    /// Loads the data whose features samples are compared with.
     fn load_data(&self, name: &str, dims: &[usize], drawn: usize, wanted: bool) -> Result<Option<Samples>, Error> {
         let options = self.options;
         if !wanted {
@@ -163,13 +164,14 @@ impl<'a> Run<'a> {
         let available = Samples::available(&options.data, name)?;
         let count = options.data_samples.unwrap_or(drawn.min(available));
         if count < 2 || count > available {
-            let text = format!("--data-samples: expected 2 to {available}, as the data has, found {count}");
+            let text =
+                format!("--data-samples: expected 2 to {available}, the number of samples in the data, found {count}");
             return Err(Error::usage(text).in_file(&options.data));
         }
         let fewest = drawn.min(count);
         let kernel = &options.kernel;
         if let Some(size) = kernel.subset_size.filter(|size| !(2..=fewest).contains(size)) {
-            let text = format!("--kid-subset-size: expected 2 to {fewest}, as there are samples, found {size}");
+            let text = format!("--kid-subset-size: expected 2 to {fewest}, the number of samples, found {size}");
             return Err(Error::usage(text));
         }
         if kernel.subsets == 0 {
@@ -178,11 +180,11 @@ impl<'a> Run<'a> {
         Samples::load(&options.data, (name, dims), &self.ranges(), count, options.seed).map(Some)
     }
 
-    /// What every network costs.
+    /// Counts the cost of every network.
     fn count(&self, watch: &mut Watch<'_>) -> Result<Vec<EvaluatedNetwork>, Error> {
         let total = self.candidates.all.len();
         let of_network = |at: usize| {
-            tell(watch, Progress::At { stage: Stage::Counting, done: at, total })?;
+            notify(watch, Progress::At { stage: Stage::Counting, done: at, total })?;
             let (cost, bytes) = self.candidates.cost(at)?;
             Ok(EvaluatedNetwork {
                 path: self.candidates.path(at).to_owned(),
@@ -210,7 +212,7 @@ impl<'a> Run<'a> {
         watch: &mut Watch<'_>,
     ) -> Result<Vec<f64>, Error> {
         let options = self.options;
-        // As `Network::loss` has it.
+        // The same seed as in `Network::loss`.
         let noise = noise(samples.values.shape(), samples.len(), options.seed.wrapping_add(1));
         let mut timesteps = Vec::new();
         let all = networks.len();
@@ -226,7 +228,7 @@ impl<'a> Run<'a> {
                 options.timesteps,
                 &*options.ranks,
                 &mut |done, total| {
-                    tell(watch, Progress::At { stage: Stage::Losses, done: at * total + done, total: all * total })
+                    notify(watch, Progress::At { stage: Stage::Losses, done: at * total + done, total: all * total })
                 },
             )
             .map_err(|error| error.in_file(self.candidates.path(at)))?;
@@ -239,7 +241,7 @@ impl<'a> Run<'a> {
         Ok(timesteps)
     }
 
-    /// Draws samples from all networks and compares them.
+    /// Generates samples from all networks and compares them.
     fn draw(
         &mut self,
         (count, data): (usize, Option<&Samples>),
@@ -258,8 +260,8 @@ impl<'a> Run<'a> {
         let sets = all + 1;
         let featured = |features: &mut FeatureNetwork, place: usize, samples: &ArrayD<f32>, watch: &mut Watch<'_>| {
             let rows = features_over(&*options.ranks, features, samples, range, &mut |done, total| {
-                // Sets have about as many samples.
-                tell(watch, Progress::At { stage: Stage::Features, done: place * total + done, total: sets * total })
+                // All sets have about the same number of samples.
+                notify(watch, Progress::At { stage: Stage::Features, done: place * total + done, total: sets * total })
             })?;
             Featured::new(rows)
         };
@@ -282,7 +284,7 @@ impl<'a> Run<'a> {
             }
             if let (Some(features), Some(data)) = (features.as_mut(), &data) {
                 let own = featured(features, at + 1, &samples, watch)?;
-                tell(watch, Progress::At { stage: Stage::Distances, done: at, total: all })?;
+                notify(watch, Progress::At { stage: Stage::Distances, done: at, total: all })?;
                 let kernel = KernelOptions { seed: options.seed, ..options.kernel };
                 network.distances = Some(own.distances(original.as_ref(), data, &kernel)?);
                 original = original.or(Some(own));
@@ -300,8 +302,8 @@ impl<'a> Run<'a> {
             let (width, fewest) = (features.summary().width, count.min(data.count()));
             if fewest <= width {
                 self.notes.push(format!(
-                    "FD of {fewest} samples with {width} features: so few samples make it larger than it is; compare it only \
-                     between as many samples, or take KID"
+                    "FD of {fewest} samples with {width} features is biased upwards by the small number of samples; compare \
+                     it only between equal numbers of samples, or use KID"
                 ));
             }
         }
@@ -310,7 +312,7 @@ impl<'a> Run<'a> {
         Ok(Drawing { count, steps, sampler, skip, eta, seed, value_range })
     }
 
-    /// The samples of one network.
+    /// Generates the samples of one network.
     fn samples(
         &self,
         at: usize,
@@ -329,7 +331,7 @@ impl<'a> Run<'a> {
             &options,
             &*self.options.ranks,
             &mut |done, total| {
-                tell(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
+                notify(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
             },
         )
         .map_err(|error| error.in_file(self.candidates.path(at)))

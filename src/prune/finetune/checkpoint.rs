@@ -1,9 +1,9 @@
-//! Checkpoints of a run: weights, the optimizer's state and the moving average as safetensors, so that a run that was killed
-//! goes on to the weights of one that was not.
+//! Checkpoints of a run store weights, optimizer state and moving average as safetensors. A run that was killed resumes
+//! from one and arrives at the same weights as an uninterrupted run.
 //!
 //! `step-000123.safetensors` holds `weight/NAME`, `first/NAME`, `second/NAME` and `average/NAME` of every weight, and
-//! `best/NAME` of the best network so far; the metadata entry `run` says the rest in JSON. A file takes its place only when
-//! it is complete.
+//! `best/NAME` of the best network so far. The metadata entry `run` describes everything else in JSON. A file appears
+//! under its name only when it is complete.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ use crate::finetune::trainer::TrainerState;
 /// The entry of the metadata that describes the run.
 const RUN: &str = "run";
 
-/// Where the checkpoints of a run are.
+/// The checkpoints of a run.
 pub(super) struct Checkpoints<'a> {
     folder: &'a Path,
     keep: usize,
@@ -35,7 +35,7 @@ pub(super) struct Checkpoints<'a> {
     fingerprint: String,
 }
 
-/// What a checkpoint says beside its tensors.
+/// The content of a checkpoint besides its tensors.
 #[derive(Serialize, Deserialize)]
 struct Described {
     fingerprint: String,
@@ -45,14 +45,14 @@ struct Described {
     best: Option<(u64, f64)>,
 }
 
-/// A run to go on with.
+/// The state of a run that is resumed.
 pub(super) struct Saved {
     pub(super) state: TrainerState,
     pub(super) evaluations: Vec<StepEvaluation>,
     pub(super) best: Option<Best>,
 }
 
-/// Elements of a tensor.
+/// The elements of a tensor.
 struct Floats<'v> {
     dims: &'v [usize],
     values: &'v [f32],
@@ -87,7 +87,7 @@ impl<'a> Checkpoints<'a> {
         Ok(Self { folder, keep, resumes: settings.resume, weights: weights.clone(), fingerprint })
     }
 
-    /// The checkpoints in the folder, by their steps, the last one last.
+    /// Returns the checkpoints in the folder and their steps, in ascending order.
     fn files(&self) -> Vec<(u64, PathBuf)> {
         let entries = std::fs::read_dir(self.folder).into_iter().flatten().filter_map(Result::ok);
         let mut files: Vec<(u64, PathBuf)> = entries
@@ -101,10 +101,10 @@ impl<'a> Checkpoints<'a> {
         files
     }
 
-    /// Saves the state after the last step, and removes checkpoints beyond those that are kept.
+    /// Saves the state after the last step, and removes all but the newest checkpoints.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Fails if the file can't be written.
     pub(super) fn save(
         &self,
         state: TrainerState,
@@ -136,16 +136,16 @@ impl<'a> Checkpoints<'a> {
         write_file(&path, &content)?;
         let files = self.files();
         for (_, old) in files.iter().take(files.len().saturating_sub(self.keep)) {
-            // What can't be removed only takes space.
+            // A checkpoint that can't be removed only takes space.
             let _ = std::fs::remove_file(old);
         }
         Ok(())
     }
 
-    /// The last checkpoint, where the run is to go on and there is one.
+    /// Returns the last checkpoint, if the run is to be resumed and there is one.
     ///
     /// # Errors
-    /// It can't be read, or is of another run.
+    /// Fails if it can't be read, or belongs to another run.
     pub(super) fn resumed(&self) -> Result<Option<Saved>, Error> {
         match self.files().last() {
             Some((_, path)) if self.resumes => self.read(path).map(Some),
@@ -159,13 +159,16 @@ impl<'a> Checkpoints<'a> {
         let (_, metadata) = SafeTensors::read_metadata(&file).map_err(|error| fail(error.to_string()))?;
         let tensors = SafeTensors::deserialize(&file).map_err(|error| fail(error.to_string()))?;
         let text = metadata.metadata().as_ref().and_then(|entries| entries.get(RUN));
-        let text =
-            text.ok_or_else(|| fail("expected a checkpoint of a fine-tuning run, found other tensors".to_owned()))?;
+        let text = text.ok_or_else(|| {
+            fail("expected a checkpoint of a fine-tuning run, found a file without its metadata".to_owned())
+        })?;
         let described: Described = serde_json::from_str(text).map_err(|error| fail(error.to_string()))?;
         if described.fingerprint != self.fingerprint {
-            return Err(Error::usage("--resume: the checkpoint is of a run with another network, data or settings")
-                .in_file(path)
-                .hint("give the settings of that run, or start anew without --resume"));
+            return Err(Error::usage(
+                "--resume: the checkpoint belongs to a run with another network, other data or other settings",
+            )
+            .in_file(path)
+            .hint("use the settings of that run, or start again without --resume"));
         }
         let values = |kind: &str, weight: &TrainedWeight| {
             let name = format!("{kind}/{}", weight.name);
@@ -176,7 +179,9 @@ impl<'a> Checkpoints<'a> {
             })
         };
         let needed = |kind: &str, weight: &TrainedWeight| {
-            values(kind, weight).ok_or_else(|| fail(format!("expected {kind} of weight {:?}, found none", weight.name)))
+            values(kind, weight).ok_or_else(|| {
+                fail(format!("expected float32 tensor {kind}/{} with the shape of the weight, found none", weight.name))
+            })
         };
         let mut state = TrainerState { step: described.step, skipped: described.skipped, ..TrainerState::default() };
         let mut best = Vec::new();
@@ -195,7 +200,7 @@ impl<'a> Checkpoints<'a> {
     }
 }
 
-/// What must be equal for a run to go on: all that changes what a step computes.
+/// Returns a hash of everything that changes what a step computes. It must be equal for a run to be resumed.
 fn fingerprint(settings: &FinetuneSettings, weights: &[TrainedWeight], features: &[String]) -> String {
     let FinetuneSettings { network, sizes, data, batch, rate, schedule, warmup, steps, optimizer, .. } = settings;
     let FinetuneSettings { objective, timesteps, flip, drop_conditioning, seed, precision, held_out, .. } = settings;
@@ -219,7 +224,7 @@ mod tests {
     use crate::finetune::objective::Objective;
 
     #[test]
-    fn a_run_is_known_by_all_that_changes_its_steps() {
+    fn the_fingerprint_covers_everything_that_changes_a_step() {
         let plain = || FinetuneSettings::new("data", "folder", Recipe::Quick);
         let of = |settings: &FinetuneSettings, features: &[&str]| {
             let names: Vec<String> = features.iter().map(|name| (*name).to_owned()).collect();
@@ -234,7 +239,7 @@ mod tests {
         let own = of(&plain(), &["a"]);
         assert!(others.iter().all(|other| of(other, &["a"]) != own));
         assert!(of(&plain(), &[]) != own && of(&plain(), &["a", "b"]) != own);
-        // What only takes more time may change.
+        // Settings that only affect speed and memory may change.
         let same = FinetuneSettings { checkpoint_activations: true, micro_batch: Some(4), threads: Some(1), ..plain() };
         assert_eq!(of(&same, &["a"]), own);
     }

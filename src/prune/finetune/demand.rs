@@ -1,4 +1,4 @@
-//! What a run needs of memory, and the samples of a run of the graph that fit.
+//! Estimates the memory of a run, and how many samples fit into one run of the graph.
 
 use super::super::gradients::share_of_memory;
 use super::super::network::Denoising;
@@ -13,27 +13,27 @@ use crate::macs::memory::{Footprint, HELD, LIBRARY, OF_NODE, fitting_batch, floa
 use crate::runtime::{Device, available_memory};
 use crate::training::trained_weights;
 
-/// Samples of an evaluation that run together, at most.
+/// Maximum number of samples that an evaluation runs together.
 const EVALUATED: usize = 32;
 
-/// Nodes of the graph of a step for each node of the network, about.
+/// Approximate number of nodes in the graph of a step for each node of the network.
 const OF_STEP: u64 = 5;
 
-/// What decides how much a run takes.
-pub(super) struct Taking<'a> {
+/// Everything that decides how much memory a run needs.
+pub(super) struct MemoryNeed<'a> {
     network: Denoising<'a>,
     analysis: &'a Analysis,
     teacher: Option<&'a Analysis>,
     settings: &'a FinetuneSettings,
-    /// Of the bytes of all activations, how many are held at a time.
+    /// The share of all activation bytes that is held at a time.
     kept: f64,
 }
 
-impl<'a> Taking<'a> {
-    /// What a run of the settings takes.
+impl<'a> MemoryNeed<'a> {
+    /// Prepares the estimate for a run with these settings.
     ///
     /// # Errors
-    /// An operator without a gradient.
+    /// Fails for an operator without a gradient.
     pub(super) fn new(
         (network, analysis): (Denoising<'a>, &'a Analysis),
         teacher: Option<&'a Analysis>,
@@ -47,7 +47,7 @@ impl<'a> Taking<'a> {
         Ok(this)
     }
 
-    /// The activations of a run of one sample, in bytes: all, or as many as are held if the others are computed again.
+    /// Returns the activation bytes of a run with one sample: all, or those that are held if the others are recomputed.
     fn activation_bytes(&self, recomputes: bool) -> Result<u64, Error> {
         let Self { network, analysis, settings, .. } = self;
         let roles = network.roles();
@@ -65,11 +65,11 @@ impl<'a> Taking<'a> {
         Ok(TrainingGraph::build(analysis, &options, settings.device)?.graph.activation_bytes)
     }
 
-    /// The samples of a run of the graph, at most `wanted`, with what the run needs then. Where too little memory is free or
-    /// allowed, runs have fewer samples, unless their number was asked for.
+    /// Returns the number of samples in a run of the graph, at most `wanted`, and the memory that the run then needs.
+    /// If too little memory is free or allowed, runs have fewer samples, unless their number was requested.
     ///
     /// # Errors
-    /// Even so it is too little; the message says what is needed.
+    /// Fails if memory is too small even then. The message states how much is needed.
     pub(super) fn fitted(&self, wanted: usize) -> Result<(usize, Demand), Error> {
         let settings = self.settings;
         let free = if settings.device == Device::Cpu { available_memory() } else { None };
@@ -90,14 +90,14 @@ impl<'a> Taking<'a> {
         }
         let least = sizes.first().map_or(wanted, |(size, _)| *size);
         let advice = match may_shrink || least == 1 {
-            true => "train a part of the weights (--train REGEX), or smaller sizes (--size)".to_owned(),
-            false => format!("a smaller --micro-batch needs less: runs of one sample {}", gibibytes(of(1)?.total())),
+            true => "train only some weights (--train REGEX), or use smaller sizes (--size)".to_owned(),
+            false => format!("reduce --micro-batch: runs of one sample need {}", gibibytes(of(1)?.total())),
         };
         let error = of(least)?.refusal(available, &runs_of("training with runs", least), &advice);
         Err(error.in_file(self.analysis.model.path()))
     }
 
-    /// What a run needs with so many samples in a run of the graph, of a rank's `batch`.
+    /// Estimates the memory for `samples` samples in a run of the graph, out of the `batch` samples of a rank.
     fn demand(&self, samples: usize, batch: usize) -> Result<Demand, Error> {
         let Self { network, analysis, settings, .. } = self;
         let roles = network.roles();
@@ -116,8 +116,9 @@ impl<'a> Taking<'a> {
             Some(of) => footprint(of, parts * samples)?.run().saturating_sub(LIBRARY),
             None => 0,
         };
-        // Whichever is larger: a session of the network with its weights, the file and two copies of them (the result and the
-        // best so far), or a checkpoint in memory, which copies weights and states twice.
+        // The larger of two needs: an evaluation, which holds a session with its weights, the file and two copies of
+        // the weights (the result and the best so far); or a checkpoint in memory, which copies weights and optimizer
+        // states twice.
         let judged =
             footprint(analysis, samples.min(EVALUATED))?.run().saturating_sub(LIBRARY).saturating_add(3 * trained);
         let saved = 2 * (3 * trained + average);
@@ -134,7 +135,7 @@ impl<'a> Taking<'a> {
             Device::Cpu => of_device
                 .with("evaluations and checkpoints", beside)
                 .with("library", LIBRARY + OF_STEP * OF_NODE * own.nodes),
-            // Those are made in the memory of the CPU.
+            // Evaluations and checkpoints use CPU memory.
             _ => of_device,
         })
     }
@@ -143,12 +144,13 @@ impl<'a> Taking<'a> {
         Ok(self.sizes()?.into_iter().fold(0, u64::saturating_add))
     }
 
-    /// What a step by graphs holds on the way: some values of the size of the largest weight, one in double precision.
+    /// Estimates the temporary memory of an optimizer step by graphs: a few values of the size of the largest weight,
+    /// one of them in double precision.
     fn update_bytes(&self) -> Result<u64, Error> {
         Ok(4 * self.sizes()?.into_iter().max().unwrap_or(0))
     }
 
-    /// The bytes of every trained weight in float32.
+    /// Returns the bytes of every trained weight in float32.
     fn sizes(&self) -> Result<Vec<u64>, Error> {
         let bytes = |value| float32_bytes_of(&self.analysis.facts, value);
         Ok(trained_weights(self.analysis, &self.settings.trained)?.into_iter().map(bytes).collect())

@@ -1,5 +1,4 @@
-//! How good a network is in the middle of a run: its denoising loss on samples that it was not trained on, and what it draws
-//! from fixed noise.
+//! Evaluates a network during a run: its denoising loss on held-out samples, and its samples from fixed noise.
 
 use std::path::Path;
 
@@ -15,40 +14,40 @@ use crate::files::TemporaryFolder;
 use crate::graph::model::Model;
 use crate::load::load;
 
-/// A network judged at one step.
+/// The evaluation of a network at one step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepEvaluation {
-    /// Steps that were made.
+    /// Number of steps that were made.
     pub step: u64,
-    /// The denoising loss, the mean over the timesteps.
+    /// The denoising loss, averaged over the timesteps.
     pub loss: f64,
     /// The timesteps with their losses.
     pub losses: Vec<(f64, f64)>,
-    /// What the network drew, one sample per row; in its own file.
+    /// The samples that the network generated, one per row; stored in another file. `None`: none were generated.
     #[serde(skip)]
     pub drawn: Option<ArrayD<f32>>,
 }
 
-/// What judges the networks of a run.
+/// Evaluates the networks of a run.
 pub(super) struct Evaluator<'a> {
     pub(super) judge: Judge<'a>,
     pub(super) held_out: Option<&'a Samples>,
     pub(super) pictures: usize,
-    /// Where the network that is judged lies meanwhile.
+    /// The folder for the temporary file of the network.
     pub(super) folder: &'a Path,
 }
 
 impl Evaluator<'_> {
-    /// Whether there is anything to judge by.
-    pub(super) fn is_of_use(&self) -> bool {
+    /// Returns whether there is anything to evaluate.
+    pub(super) fn has_work(&self) -> bool {
         self.held_out.is_some() || self.pictures > 0
     }
 
-    /// Judges a network.
+    /// Evaluates a network.
     ///
     /// # Errors
-    /// The network fails; the caller stopped.
+    /// Fails if the network fails, or if the caller stopped.
     pub(super) fn of_model(&self, step: u64, model: &Model, watch: &mut Watch<'_>) -> Result<StepEvaluation, Error> {
         let judged = self.judge.judge(model, self.held_out, self.pictures, watch)?;
         let count = judged.losses.len().max(1) as f64;
@@ -56,10 +55,10 @@ impl Evaluator<'_> {
         Ok(StepEvaluation { step, loss, losses: judged.losses, drawn: judged.drawn })
     }
 
-    /// Judges a network with these weights: as the file that would be written, rounded to its precision.
+    /// Evaluates a network with these weights, rounded to the precision of the file that would be written.
     ///
     /// # Errors
-    /// As [`Evaluator::of_model`].
+    /// Same as [`Evaluator::of_model`].
     pub(super) fn of_weights(
         &self,
         step: u64,

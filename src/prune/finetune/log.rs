@@ -1,4 +1,4 @@
-//! What a run tells of itself in its folder: `metrics.jsonl`, TensorBoard's event files, and pictures.
+//! Logs a run into its folder: `metrics.jsonl`, TensorBoard's event files, and images.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::files::write_file;
 use crate::finetune::trainer::StepReport;
 use crate::metrics::{EventFile, JsonLines, Picture};
 
-/// Steps between two entries at most: short runs log every step, long ones every tenth.
+/// Maximum number of steps between two entries. Short runs log every step, long ones every tenth.
 const EVERY: u64 = 10;
 
 /// The files of a run.
@@ -23,10 +23,10 @@ pub(super) struct RunLog {
 }
 
 impl RunLog {
-    /// New files, or those of a run that goes on after step `done`.
+    /// Creates new files, or continues those of a run that is resumed after step `done`.
     ///
     /// # Errors
-    /// The folder can't be written.
+    /// Fails if the folder can't be written.
     pub(super) fn open(folder: &Path, steps: u64, done: Option<u64>) -> Result<Self, Error> {
         let path = folder.join("metrics.jsonl");
         let lines = match done {
@@ -37,10 +37,10 @@ impl RunLog {
         Ok(Self { folder: folder.to_owned(), lines, events: EventFile::create(folder, done)?, every })
     }
 
-    /// Notes a step; `rate` is samples per second.
+    /// Logs a step.
     ///
     /// # Errors
-    /// A file can't be written.
+    /// Fails if a file can't be written.
     pub(super) fn step(&mut self, report: &StepReport, samples_per_second: f64) -> Result<(), Error> {
         if !report.step.is_multiple_of(self.every) && !report.is_skipped {
             return Ok(());
@@ -65,10 +65,10 @@ impl RunLog {
         self.events.scalars(step, &values)
     }
 
-    /// Notes an evaluation, with what the network drew as a picture where that is one.
+    /// Logs an evaluation, and an image of the samples if they are images.
     ///
     /// # Errors
-    /// A file can't be written.
+    /// Fails if a file can't be written.
     pub(super) fn evaluation(&mut self, of: &StepEvaluation, range: (f64, f64)) -> Result<(), Error> {
         if !of.losses.is_empty() {
             self.lines.write(of.step, &json!({"held_out_loss": of.loss}))?;
@@ -76,12 +76,12 @@ impl RunLog {
         }
         let Some(drawn) = &of.drawn else { return Ok(()) };
         let finite = drawn.mapv(|value| if value.is_finite() { value } else { range.0 as f32 });
-        // Samples that are no images have no picture.
+        // Samples that are not images are not logged as an image.
         let Ok(png) = grid_png(&finite, range) else { return Ok(()) };
         write_file(&self.folder.join(format!("samples-{:06}.png", of.step)), &png)?;
         let number =
             |at: usize| png.get(at..at + 4).map_or(0, |four| u32::from_be_bytes([four[0], four[1], four[2], four[3]]));
-        // A PNG file begins with its size: eight bytes of signature, eight of a chunk's head, then width and height.
+        // A PNG file starts with 8 bytes of signature and an 8-byte chunk header, followed by width and height.
         let channels = if drawn.shape().get(1) == Some(&3) { 3 } else { 1 };
         let picture = Picture { width: number(16), height: number(20), channels, png: png.into() };
         self.events.picture(of.step, "samples", &picture)

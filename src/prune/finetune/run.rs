@@ -1,4 +1,4 @@
-//! A run of fine-tuning from its first step to its last.
+//! Runs fine-tuning from the first step to the last.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use super::super::gradients::{channels, recognise, threads};
 use super::super::model::{Analysis, check_sizes};
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::refit::judge::Judge;
 use super::super::runtime::Runtime;
 use super::checkpoint::Checkpoints;
-use super::demand::Taking;
+use super::demand::MemoryNeed;
 use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
@@ -36,72 +36,72 @@ use crate::macs::demand::Demand;
 use crate::runtime::SessionOptions;
 use crate::training::trained_weights;
 
-/// Time between two checkpoints, at most.
+/// Maximum time between two checkpoints.
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(600);
 
-/// Noisy samples of an evaluation, about: each costs a run of the network.
+/// Approximate number of noisy samples of an evaluation. Each costs a run of the network.
 const EVALUATED: usize = 800;
 
-/// Seeds of the parts of a run, each added to the seed of the run.
+/// Seeds of the parts of a run, added to the seed of the run.
 const SEED_OF_NOISE: u64 = 11;
 const SEED_OF_JUDGE: u64 = 12;
 
-/// How a run went.
+/// The report of a run.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct FinetuneReport {
-    /// What was taken for what in the network, one line each.
+    /// The recognised roles of inputs and outputs, one line each.
     pub network: Vec<String>,
     /// The process, in words.
     pub process: String,
-    /// Where the clean samples come from, in words.
+    /// The source of the clean samples, in words.
     pub source: String,
-    /// Samples that are trained on.
+    /// Number of samples in the training data.
     pub samples: usize,
-    /// Steps that were made, those of an earlier run that was resumed among them.
+    /// Number of steps that were made, including those of a resumed run.
     pub steps: u64,
-    /// Steps that were to be made.
+    /// Number of steps that were requested.
     pub wanted_steps: u64,
-    /// Steps that changed nothing, since loss or gradients were not finite.
+    /// Number of steps that changed nothing, because the loss or the gradients were not finite.
     pub skipped_steps: u64,
-    /// Samples of a step.
+    /// Number of samples in a step.
     pub batch: usize,
-    /// Samples of one run of the graph.
+    /// Number of samples in one run of the graph.
     pub micro_batch: usize,
-    /// What the run needs of memory, as it was estimated before the first step; on a device, of that of the device.
+    /// The estimated memory of the run; of the device's memory if there is a device.
     pub memory: Demand,
-    /// Weights that were trained, and their elements.
+    /// Number of weights that were trained.
     pub weights: usize,
-    /// Elements of all trained weights.
+    /// Number of elements of all trained weights.
     pub elements: usize,
-    /// The inner values that were compared with the teacher's.
+    /// The intermediate values that were compared with the teacher's.
     pub features: Vec<String>,
-    /// The loss of the last steps, their mean.
+    /// The mean loss of the last steps.
     pub training_loss: f64,
-    /// The network at some steps, the first before training.
+    /// The evaluations of the network, the first before training.
     pub evaluations: Vec<StepEvaluation>,
-    /// The teacher by the same measure.
+    /// The same evaluation of the teacher. `None`: there is no teacher, or nothing to evaluate.
     pub teacher: Option<StepEvaluation>,
-    /// The values that become black and white in what networks drew.
+    /// The sample values that are shown as black and white.
     #[serde(skip)]
     pub sample_range: (f64, f64),
-    /// The step whose weights are written.
+    /// The step whose weights are the result.
     pub best_step: u64,
-    /// What ran the steps, in words.
+    /// The execution provider of the steps, in words.
     pub execution: String,
-    /// Seconds of the steps of this run.
+    /// Duration of the steps of this run, in seconds.
     pub seconds: f64,
-    /// Whether the caller, or the time that was allowed, ended the run before its last step.
+    /// Whether the run ended before its last step, by the caller or the time limit.
     pub is_stopped: bool,
 }
 
-/// What a run ends with.
+/// The result of a run.
 pub(super) struct Trained {
     pub(super) weights: TunedWeights,
     pub(super) report: FinetuneReport,
 }
 
-/// Options by which the roles of the network are recognised.
+/// Returns options for recognising the roles of the network.
 fn recognition(settings: &FinetuneSettings) -> ScoreOptions {
     let gradients = GradientSettings {
         network: settings.network.clone(),
@@ -112,19 +112,19 @@ fn recognition(settings: &FinetuneSettings) -> ScoreOptions {
     ScoreOptions { seed: settings.seed, sizes: settings.sizes.clone(), gradients, ..ScoreOptions::default() }
 }
 
-/// Samples of a run of the graph: what is asked for, or as many as a rank's share of the batch has.
+/// Returns the number of samples in a run of the graph: the requested number, or a rank's share of the batch.
 fn micro_batch(network: Denoising<'_>, settings: &FinetuneSettings) -> Result<usize, Error> {
     let ranks = settings.ranks.size();
     let wrong = |what: &str, size: usize| {
         let of = if ranks > 1 { format!(" times {ranks} ranks") } else { String::new() };
-        Err(Error::usage(format!("--batch: expected a multiple of {what}, {size}{of}, found {}", settings.batch)))
+        Err(Error::usage(format!("--batch: expected a multiple of {what} ({size}{of}), found {}", settings.batch)))
     };
     if !settings.batch.is_multiple_of(ranks) {
-        return wrong("a sample for every rank", 1);
+        return wrong("one sample per rank", 1);
     }
     let batch = settings.batch / ranks;
     match (network.roles().fixed_batch(), settings.micro_batch) {
-        (Some(fixed), _) if !batch.is_multiple_of(fixed.max(1)) => wrong("the batch that the network fixes", fixed),
+        (Some(fixed), _) if !batch.is_multiple_of(fixed.max(1)) => wrong("the network's fixed batch size", fixed),
         (Some(fixed), _) => Ok(fixed.max(1)),
         (None, Some(micro)) if !batch.is_multiple_of(micro) => wrong("--micro-batch", micro),
         (None, micro) => Ok(micro.unwrap_or(batch)),
@@ -134,7 +134,7 @@ fn micro_batch(network: Denoising<'_>, settings: &FinetuneSettings) -> Result<us
 /// Trains a network.
 ///
 /// # Errors
-/// Data that can't be read, a network that does not denoise, an operator without a gradient, steps without finite
+/// Fails if data can't be read, the network does not denoise, an operator has no gradient, or steps have no finite
 /// gradients.
 pub(super) fn train(
     analysis: &Analysis,
@@ -150,13 +150,13 @@ pub(super) fn train(
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let (roles, process) = (network.roles(), &network.configured().process);
     let of_teacher = Lessons::teacher(settings)?;
-    let of = Taking::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
+    let of = MemoryNeed::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
     let (micro_batch, memory) = of.fitted(micro_batch(network, settings)?)?;
     let lessons = Lessons::new(settings, of_teacher, (analysis, network), micro_batch)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
-    tell(watch, Progress::Network(&network.described(&lines)))?;
-    tell(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples a run", memory.describe())))?;
+    notify(watch, Progress::Network(&network.described(&lines)))?;
+    notify(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples per run", memory.describe())))?;
     let samples = RunSamples::open(network, settings)?;
     let objective = lessons.objective;
     let compared = (roles.prediction.name.as_str(), channels(roles).map_err(in_file)?);
@@ -186,7 +186,7 @@ pub(super) fn train(
         batch: settings.batch,
     };
     let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
-    // Every rank finds the same directions, on the samples with which the run begins.
+    // Every rank computes the same directions, from the first samples of the run.
     let alone = FinetuneSettings { ranks: Arc::new(Alone), ..settings.clone() };
     let mut first = || {
         let data = samples.training(&alone, &conditioning, names.clone(), (micro_batch, 0))?;
@@ -225,7 +225,7 @@ pub(super) fn train(
         is_first: settings.ranks.rank() == 0,
     };
     let checkpoints = Checkpoints::new(settings, (&run.weights, &lessons.names()))?;
-    let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.is_of_use());
+    let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.has_work());
     let teacher = judged.map(|of| run.evaluator.of_model(0, &of.0.model, watch)).transpose()?;
     let resumed = run.resume(&mut trainer, &checkpoints)?;
     if run.is_first {
@@ -234,7 +234,7 @@ pub(super) fn train(
     let of = (micro_batch, trainer.steps());
     let mut data = samples.training(settings, &conditioning, names, of)?;
     let outcome = run.steps(&mut trainer, &mut data, &checkpoints, watch)?;
-    // The first rank alone knows of the best, all have parts of the last.
+    // Only the first rank has the best weights; all ranks have parts of the last ones.
     let last = if run.best.is_none() || settings.ranks.size() > 1 { trainer.result()? } else { Vec::new() };
     let (values, best_step) = run.best.take().map_or((last, trainer.steps()), |best| (best.values, best.step));
     let report = FinetuneReport {
@@ -277,19 +277,19 @@ struct Run<'a> {
     evaluator: Evaluator<'a>,
     evaluations: Vec<StepEvaluation>,
     best: Option<Best>,
-    /// The files that the first rank writes.
+    /// The log. `None`: this is not the first rank.
     log: Option<RunLog>,
     is_first: bool,
 }
 
-/// What the steps of a run were like.
+/// The outcome of the steps of a run.
 struct Outcome {
     training_loss: f64,
     seconds: f64,
 }
 
 impl Run<'_> {
-    /// Makes all steps, or those until the caller or the time ends them; what is reached then is saved.
+    /// Makes all steps, or those until the caller or the time limit stops the run; saves the state reached by then.
     fn steps(
         &mut self,
         trainer: &mut Trainer<'_>,
@@ -298,9 +298,9 @@ impl Run<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<Outcome, Error> {
         let settings = self.settings;
-        let judges = self.evaluator.is_of_use();
+        let judges = self.evaluator.has_work();
         if judges {
-            // All ranks have parts of the average.
+            // All ranks have parts of the moving average.
             let values = trainer.result()?;
             if self.evaluations.is_empty() && self.is_first {
                 self.evaluate(trainer.steps(), values, watch)?;
@@ -319,7 +319,7 @@ impl Run<'_> {
                 log.step(&report, settings.batch as f64 / taken.max(1e-9))?;
             }
             let mut stops = settings.most_time.is_some_and(|most| started.elapsed() >= most);
-            stops |= self.tell(&report, data, watch);
+            stops |= self.notify(&report, data, watch);
             let at = trainer.steps();
             let is_due = at.is_multiple_of(settings.evaluation_period()) || at == settings.steps;
             if is_due && judges {
@@ -330,7 +330,7 @@ impl Run<'_> {
             }
             let is_due = settings.checkpoint_every.is_some_and(|every| at.is_multiple_of(every.max(1)))
                 || self.is_first && saved.elapsed() >= CHECKPOINT_PERIOD;
-            // All ranks stop after the same step, and save the same ones.
+            // All ranks stop after the same step, and save after the same steps.
             let [stop, save] = trainer.any_says([stops, is_due])?;
             is_stopped = stop;
             if save || is_stopped {
@@ -343,7 +343,7 @@ impl Run<'_> {
         Ok(Outcome { training_loss, seconds })
     }
 
-    /// Goes on from the last checkpoint, where that is asked for and there is one.
+    /// Resumes from the last checkpoint, if requested and there is one.
     fn resume(&mut self, trainer: &mut Trainer<'_>, checkpoints: &Checkpoints<'_>) -> Result<bool, Error> {
         let saved = if self.is_first { checkpoints.resumed()? } else { None };
         let [is_resumed] = trainer.any_says([saved.is_some()])?;
@@ -357,16 +357,16 @@ impl Run<'_> {
         Ok(is_resumed)
     }
 
-    /// Whether the caller stops.
-    fn tell(&self, report: &StepReport, data: &mut TrainingSamples<'_>, watch: &mut Watch<'_>) -> bool {
+    /// Reports a step; returns whether the caller stops the run.
+    fn notify(&self, report: &StepReport, data: &mut TrainingSamples<'_>, watch: &mut Watch<'_>) -> bool {
         let (done, total) = (report.step as usize, self.settings.steps as usize);
         let warned =
-            std::mem::take(&mut data.warnings).iter().try_for_each(|text| tell(watch, Progress::Warning(text)));
-        let told = warned.and_then(|()| tell(watch, Progress::Trained { report, total: self.settings.steps }));
-        told.and_then(|()| tell(watch, Progress::At { stage: Stage::Training, done, total })).is_err()
+            std::mem::take(&mut data.warnings).iter().try_for_each(|text| notify(watch, Progress::Warning(text)));
+        let told = warned.and_then(|()| notify(watch, Progress::Trained { report, total: self.settings.steps }));
+        told.and_then(|()| notify(watch, Progress::At { stage: Stage::Training, done, total })).is_err()
     }
 
-    /// Judges the present weights, unless the caller stops; returns whether that is so.
+    /// Evaluates these weights; returns whether the caller stopped meanwhile.
     fn evaluate_or_stop(&mut self, step: u64, values: Vec<Vec<f32>>, watch: &mut Watch<'_>) -> Result<bool, Error> {
         match self.evaluate(step, values, watch) {
             Err(error) if error.kind() == ErrorKind::Cancelled => Ok(true),
@@ -374,14 +374,14 @@ impl Run<'_> {
         }
     }
 
-    /// Judges these weights.
+    /// Evaluates these weights.
     fn evaluate(&mut self, step: u64, values: Vec<Vec<f32>>, watch: &mut Watch<'_>) -> Result<(), Error> {
         let tuned = TunedWeights { weights: self.weights.clone(), values };
         let evaluation = self.evaluator.of_weights(step, self.model, &tuned, watch)?;
         if let Some(log) = &mut self.log {
             log.evaluation(&evaluation, self.settings.network.process.sample_range)?;
         }
-        tell(watch, Progress::Evaluated(&evaluation))?;
+        notify(watch, Progress::Evaluated(&evaluation))?;
         let is_best = self.best.as_ref().is_none_or(|best| evaluation.loss < best.loss);
         if is_best && self.evaluator.held_out.is_some() {
             self.best = Some(Best { step: evaluation.step, loss: evaluation.loss, values: tuned.values });
@@ -391,7 +391,7 @@ impl Run<'_> {
     }
 }
 
-/// A moving average of the loss over about the last twenty steps.
+/// Updates the moving average of the loss, over about the last twenty steps.
 fn mean_of_last(mean: f64, report: &StepReport) -> f64 {
     match (mean.is_finite(), report.is_skipped) {
         (_, true) => mean,

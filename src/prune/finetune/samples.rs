@@ -1,4 +1,4 @@
-//! The clean samples of a run: those that are trained on, read ahead by threads, and those by which the run is judged.
+//! The clean samples of a run: training samples, which threads read ahead, and held-out samples for evaluations.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::diffusion::{
 use crate::error::Error;
 use crate::finetune::trainer::{CleanBatch, CleanSamples};
 
-/// Where the samples of a run come from.
+/// The source of a run's samples.
 pub(super) struct RunSamples {
     source: Arc<SampleSource>,
     order: SampleOrder,
@@ -24,10 +24,10 @@ pub(super) struct RunSamples {
 }
 
 impl RunSamples {
-    /// Opens the data, and reads what is set aside of it.
+    /// Opens the data, and reads the held-out samples.
     ///
     /// # Errors
-    /// Data that can't be read or does not fit the network.
+    /// Fails if data can't be read or does not fit the network.
     pub(super) fn open(network: Denoising<'_>, settings: &FinetuneSettings) -> Result<Self, Error> {
         let ranges = Ranges { data: settings.data_range, sample: settings.network.process.sample_range };
         let dims = network.sample_dims(1)?;
@@ -37,9 +37,11 @@ impl RunSamples {
         let open = |path: &Path| SampleSource::open(path, (name, &dims), &ranges, &options);
         let source = Arc::new(open(&settings.data)?);
         if source.image(0).is_none() && source.len() < 2 && settings.held_out.is_none() && settings.held_out_count > 0 {
-            let text =
-                format!("expected samples to train on beside those that are held out, found {}", source.describe());
-            return Err(Error::usage(text).hint("give more data, or --eval-samples 0"));
+            let text = format!(
+                "expected at least 2 samples, one to train on and one to hold out, found {}",
+                source.describe()
+            );
+            return Err(Error::usage(text).hint("add data, or use --eval-samples 0"));
         }
         let order = SampleOrder::new(settings.seed, source.len());
         if let Some(path) = &settings.held_out {
@@ -59,21 +61,21 @@ impl RunSamples {
         Ok(Self { source, order, held_out })
     }
 
-    /// Where the samples come from, in words.
+    /// Describes the source of the samples, in words.
     pub(super) fn describe(&self) -> String {
         self.source.describe()
     }
 
-    /// Samples that are trained on.
+    /// Returns the number of training samples.
     pub(super) fn training_count(&self) -> usize {
         self.order.epoch_len()
     }
 
-    /// The samples by which the run is judged, numbered anew, with the conditioning that belongs to them: that beside the
-    /// samples of the data, else that of `conditioning`.
+    /// Returns the held-out samples, renumbered, with their conditioning: that stored with the samples in the data, or
+    /// else that of `conditioning`.
     ///
     /// # Errors
-    /// Conditioning that can't be read.
+    /// Fails if conditioning can't be read.
     pub(super) fn judged(
         &self,
         network: Denoising<'_>,
@@ -97,10 +99,10 @@ impl RunSamples {
         Ok(Some((Samples { numbers, total: Some(held_out.len()), ..held_out.clone() }, of_judge)))
     }
 
-    /// The samples of a rank from step `step` on, a run of the graph at a time.
+    /// Returns the training samples of a rank from step `step` on, for one run of the graph at a time.
     ///
     /// # Errors
-    /// Options that do not fit the data.
+    /// Fails if options do not fit the data.
     pub(super) fn training<'a>(
         &self,
         settings: &FinetuneSettings,
@@ -132,7 +134,7 @@ impl RunSamples {
     }
 }
 
-/// The samples of these numbers.
+/// Reads the samples with these numbers.
 fn set_aside(source: &SampleSource, numbers: &[usize]) -> Result<Samples, Error> {
     let dims = [&[numbers.len()], source.sizes()].concat();
     let mut values = ArrayD::zeros(dims);
@@ -145,7 +147,7 @@ fn set_aside(source: &SampleSource, numbers: &[usize]) -> Result<Samples, Error>
     Ok(Samples { values, numbers: numbers.to_vec(), total: Some(source.len()), source: text })
 }
 
-/// Samples that are trained on, a run of the graph at a time.
+/// Training samples, for one run of the graph at a time.
 pub(super) struct TrainingSamples<'a> {
     loader: Loader,
     conditioning: &'a Conditioning,
@@ -153,12 +155,12 @@ pub(super) struct TrainingSamples<'a> {
     empty: Vec<(String, Array)>,
     micro_batch: usize,
     runs: VecDeque<CleanBatch>,
-    /// What could not be read since the last time that somebody took this.
+    /// Messages about samples that could not be read, until the caller takes them.
     pub(super) warnings: Vec<String>,
 }
 
 impl TrainingSamples<'_> {
-    /// Divides a batch into runs.
+    /// Splits a batch into runs.
     fn divide(&mut self, batch: &Batch) -> Result<(), Error> {
         for start in (0..batch.numbers.len()).step_by(self.micro_batch) {
             let places: Vec<usize> = (start..(start + self.micro_batch).min(batch.numbers.len())).collect();
@@ -197,6 +199,6 @@ impl CleanSamples for TrainingSamples<'_> {
             self.warnings.extend(batch.warnings.iter().cloned());
             self.divide(&batch)?;
         }
-        self.runs.pop_front().ok_or_else(|| Error::unmet("a batch without samples"))
+        self.runs.pop_front().ok_or_else(|| Error::unmet("the data loader returned a batch without samples"))
     }
 }

@@ -1,4 +1,4 @@
-//! What is trained, on what, and how long.
+//! The settings of a fine-tuning run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,94 +23,98 @@ use crate::gradient::Precision;
 use crate::graph::sizes::Sizes;
 use crate::runtime::Device;
 
-/// Steps between two evaluations, at least, where nothing else is asked for: one takes as long as some steps.
+/// Default minimum number of steps between two evaluations: an evaluation takes as long as several steps.
 const LEAST_PERIOD: u64 = 100;
 
-/// Steps of the warm-up, at most, where nothing else is asked for. Without one, a fitted network first gets worse.
+/// Default maximum number of warm-up steps. Without a warm-up, a refitted network first gets worse.
 const MOST_WARMUP: u64 = 100;
 
 /// How a network is fine-tuned.
 #[derive(Clone, Debug)]
 pub struct FinetuneSettings {
-    /// What the network's inputs stand for and how it was trained. [`NetworkOptions::inputs`] are the conditioning of the data.
+    /// The roles of the network's inputs and how it was trained. [`NetworkOptions::inputs`] are the conditioning of the
+    /// data.
     pub network: NetworkOptions,
     /// Sizes of symbolic dimensions.
     pub sizes: Sizes,
     /// Clean samples: a folder of images, or an array file.
     pub data: PathBuf,
-    /// The values of the data that stand for the ends of the sample range; see
+    /// The values of the data that correspond to the ends of the sample range; see
     /// [`super::super::GradientSettings::data_range`].
     pub data_range: Option<(f64, f64)>,
-    /// Clean samples by which the run is judged; taken out of `data` where `None`.
+    /// Held-out clean samples. `None`: they are taken from `data`.
     pub held_out: Option<PathBuf>,
-    /// Samples by which the run is judged, at most; a fifth of the data where that is less and they come from it.
+    /// Maximum number of held-out samples. If they are taken from `data`, at most a fifth of it is held out.
     pub held_out_count: usize,
-    /// The network whose output is learnt; none where `None`.
+    /// The teacher, whose output is learnt. `None`: there is no teacher.
     pub teacher: Option<Model>,
-    /// The cut of the teacher that this network is, by which their inner values correspond; where there is none, those of one
-    /// shape do.
+    /// The cut of the teacher that produced this network; it determines which of their intermediate values correspond.
+    /// `None`: values of the same shape do.
     pub cut: Option<Cut>,
-    /// The inner values that are compared with the teacher's, with the weight [`Objective::features`].
+    /// The intermediate values that are compared with the teacher's, with the weight [`Objective::features`]. `None`:
+    /// none.
     pub features: Option<FeatureChoice>,
-    /// Steps of the optimizer.
+    /// Number of optimizer steps.
     pub steps: u64,
-    /// Samples of a step.
+    /// Number of samples in a step.
     pub batch: usize,
-    /// Samples of one run of the graph, which bounds its memory; as many as fit where `None`.
+    /// Number of samples in one run of the graph, which limits memory. `None`: as many as fit.
     pub micro_batch: Option<usize>,
-    /// Bytes that the run may take; what is free where `None`. Where it needs more, runs of the graph have fewer samples.
+    /// Maximum memory of the run in bytes. `None`: the free memory. If more is needed, runs of the graph have fewer
+    /// samples.
     pub memory: Option<u64>,
-    /// The largest learning rate.
+    /// The peak learning rate.
     pub rate: f64,
-    /// How it changes.
+    /// The learning rate schedule.
     pub schedule: RateSchedule,
-    /// Steps over which it grows from zero; a tenth of all, but at most 100, where `None`.
+    /// Number of warm-up steps. `None`: a tenth of all steps, but at most 100.
     pub warmup: Option<u64>,
     /// The optimizer.
     pub optimizer: OptimizerOptions,
-    /// What makes the optimizer's step; what suits the device where `None`.
+    /// How the optimizer's step is computed. `None`: chosen for the device.
     pub update: Option<UpdateKind>,
-    /// What is minimised.
+    /// The loss.
     pub objective: Objective,
-    /// How timesteps are drawn.
+    /// How timesteps are sampled.
     pub timesteps: TimestepDraw,
-    /// Whether half of the images are mirrored.
+    /// Whether half of the images are flipped horizontally.
     pub flip: bool,
-    /// The probability with which a sample loses its conditioning, for guidance.
+    /// The probability that a sample's conditioning is dropped, for classifier-free guidance.
     pub drop_conditioning: f64,
-    /// What stands for no conditioning, one row by the name of the input; zeros where there is none.
+    /// The conditioning of dropped samples, one row by the name of the input. Inputs that are missing here get zeros.
     pub empty: Vec<(String, Array)>,
-    /// The floating point constants whose names match one of these are trained; the weights of all channel groups with their
-    /// biases where there is none.
+    /// The floating point constants whose names match one of these are trained. If empty, the weights of all channel
+    /// groups and their biases are trained.
     pub trained: Vec<Regex>,
-    /// Seed of everything random.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Where the steps run.
+    /// The device that the steps run on.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether operators that the device can't run may run on the CPU.
     pub allow_fallback: bool,
-    /// Threads within an operator; ONNX Runtime decides where `None`.
+    /// Number of threads within an operator. `None`: ONNX Runtime decides.
     pub threads: Option<usize>,
-    /// The precision of convolutions and matrix products; weights and optimizer are float32 always.
+    /// The precision of convolutions and matrix products. Weights and optimizer are always float32.
     pub precision: Precision,
-    /// Whether the backward pass computes activations again instead of keeping them: less memory, more time.
+    /// Whether the backward pass recomputes activations instead of storing them, which needs less memory and more time.
     pub checkpoint_activations: bool,
-    /// Steps between two evaluations on the held-out samples; a tenth of all, but at least 100, where `None`. The last step is
-    /// followed by one in any case.
+    /// Number of steps between two evaluations on the held-out samples. `None`: a tenth of all steps, but at least 100.
+    /// The last step is always followed by an evaluation.
     pub evaluate_every: Option<u64>,
-    /// Samples that are drawn from fixed noise at every evaluation.
+    /// Number of samples to generate from fixed noise at every evaluation.
     pub pictures: usize,
-    /// Steps between two checkpoints; one is saved every ten minutes at least.
+    /// Number of steps between two checkpoints. `None`: a checkpoint is saved every ten minutes. One is saved at least
+    /// that often in any case.
     pub checkpoint_every: Option<u64>,
-    /// Checkpoints that are kept beside the best one.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// Where checkpoints, metrics and pictures are kept.
+    /// The folder for checkpoints, metrics and images.
     pub folder: PathBuf,
-    /// Whether to go on from the last checkpoint.
+    /// Whether to resume from the last checkpoint.
     pub resume: bool,
-    /// After this time no further step begins.
+    /// The time after which no further step begins. `None`: no limit.
     pub most_time: Option<Duration>,
-    /// The processes that divide the batch among them.
+    /// The processes that share the batch.
     pub ranks: Arc<dyn Collective>,
 }
 
@@ -119,17 +123,17 @@ pub struct FinetuneSettings {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Recipe {
-    /// Distillation with a cosine from 1e-3, a batch of 32: for some hundred or thousand steps of a small network.
+    /// Distillation, a cosine schedule from 1e-3, batch size 32: for hundreds or thousands of steps of a small network.
     Quick,
-    /// "Structural Pruning for Diffusion Models" on CIFAR-10: Adam, 2e-4, a batch of 128, antithetic timesteps, 100,000
+    /// "Structural Pruning for Diffusion Models" on CIFAR-10: Adam, 2e-4, batch size 128, antithetic timesteps, 100,000
     /// steps.
     DiffPruning,
-    /// "BK-SDM" (2023): AdamW, 5e-5, decay 0.01, a batch of 256, the teacher's output beside the data, 50,000 steps.
+    /// "BK-SDM" (2023): AdamW, 5e-5, weight decay 0.01, batch size 256, distillation and denoising loss, 50,000 steps.
     BkSdm,
 }
 
 impl FinetuneSettings {
-    /// The settings of a recipe.
+    /// Returns the settings of a recipe.
     pub fn new(data: impl Into<PathBuf>, folder: impl Into<PathBuf>, recipe: Recipe) -> Self {
         let quick = Self {
             network: NetworkOptions::default(),
@@ -199,13 +203,13 @@ impl FinetuneSettings {
         }
     }
 
-    /// Refuses what makes no sense.
+    /// Refuses invalid settings.
     pub(super) fn check(&self) -> Result<(), Error> {
         self.objective.check()?;
         if matches!(self.device, Device::TensorRt(_)) {
-            let text = format!("fine-tuning runs on cpu and cuda, asked for {}", self.device);
+            let text = format!("--device: fine-tuning runs on cpu or cuda, found {}", self.device);
             return Err(Error::unsupported(text)
-                .hint("TensorRT builds its engines for weights that stay; --device cuda trains on the same GPU"));
+                .hint("TensorRT engines have constant weights; use --device cuda, which trains on the same GPU"));
         }
         let counts = [
             ("--steps", self.steps > 0),
@@ -217,7 +221,8 @@ impl FinetuneSettings {
             return Err(Error::usage(format!("{name}: expected at least 1, found 0")));
         }
         if !(0.0..=1.0).contains(&self.drop_conditioning) {
-            let text = format!("--drop-conditioning: expected a probability, found {}", self.drop_conditioning);
+            let text =
+                format!("--drop-conditioning: expected a probability from 0 to 1, found {}", self.drop_conditioning);
             return Err(Error::usage(text));
         }
         if !(self.rate > 0.0 && self.rate.is_finite()) {
@@ -226,12 +231,12 @@ impl FinetuneSettings {
         let of = &self.optimizer;
         if !(of.weight_decay >= 0.0 && of.weight_decay.is_finite()) {
             return Err(Error::usage(format!(
-                "--weight-decay: expected a number from 0 on, found {}",
+                "--weight-decay: expected a number of at least 0, found {}",
                 of.weight_decay
             )));
         }
         if let Some(ema) = of.ema.filter(|ema| !(0.0..1.0).contains(ema)) {
-            return Err(Error::usage(format!("--ema: expected a share in [0, 1), found {ema}")));
+            return Err(Error::usage(format!("--ema: expected a decay in [0, 1), found {ema}")));
         }
         match of.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             Some(clip) => Err(Error::usage(format!("--clip: expected a norm above 0, found {clip}"))),
@@ -239,12 +244,12 @@ impl FinetuneSettings {
         }
     }
 
-    /// Steps over which the learning rate grows.
+    /// Returns the number of warm-up steps.
     pub(super) fn warmup_steps(&self) -> u64 {
         self.warmup.unwrap_or((self.steps / 10).min(MOST_WARMUP))
     }
 
-    /// Steps between two evaluations.
+    /// Returns the number of steps between two evaluations.
     pub(super) fn evaluation_period(&self) -> u64 {
         self.evaluate_every.unwrap_or(self.steps.div_ceil(10).max(LEAST_PERIOD)).max(1)
     }

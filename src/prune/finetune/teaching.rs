@@ -1,4 +1,4 @@
-//! What a run takes from its teacher.
+//! The teacher of a run, and the comparison of the network with it.
 
 use super::super::model::Analysis;
 use super::super::network::Denoising;
@@ -14,23 +14,23 @@ use crate::finetune::teaching::Teaching;
 use crate::finetune::trainer::CleanSamples;
 use crate::runtime::{Runtime, SessionOptions};
 
-/// The teacher of a run, and what is compared with it.
+/// The teacher of a run, and the values that are compared with it.
 pub(super) struct Lessons {
-    /// The teacher, if there is one.
+    /// The teacher. `None`: there is none.
     pub(super) teacher: Option<Analysis>,
-    /// What is minimised.
+    /// The loss.
     pub(super) objective: Objective,
-    /// The inner values that are compared.
+    /// The intermediate values that are compared.
     pub(super) features: Vec<Feature>,
-    /// Samples of a run of the graph, those that are moved among them.
+    /// Number of samples in a run of the graph, including perturbed copies.
     pub(super) batch: usize,
 }
 
 impl Lessons {
-    /// The teacher of the settings, analysed.
+    /// Analyses the teacher of the settings.
     ///
     /// # Errors
-    /// Its file is not valid.
+    /// Fails if its file is not valid.
     pub(super) fn teacher(settings: &FinetuneSettings) -> Result<Option<Analysis>, Error> {
         match (&settings.teacher, &settings.cut) {
             (None, _) => Ok(None),
@@ -39,10 +39,11 @@ impl Lessons {
         }
     }
 
-    /// Settles what the settings ask for; `micro_batch` is the number of samples of a run.
+    /// Prepares what the settings request; `micro_batch` is the number of samples in a run.
     ///
     /// # Errors
-    /// A teacher of another interface, inner values without counterpart, derivatives of a network that fixes its batch.
+    /// Fails if the teacher has another interface, intermediate values have no counterpart, or derivatives are
+    /// requested of a network that fixes its batch.
     pub(super) fn new(
         settings: &FinetuneSettings,
         teacher: Option<Analysis>,
@@ -55,8 +56,8 @@ impl Lessons {
             let asked =
                 [("--distill-features", settings.features.is_some()), ("--distill-jacobian", objective.jacobian > 0.0)];
             if let Some((name, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
-                return Err(Error::usage(format!("{name}: there is no teacher"))
-                    .hint("name the network that is learnt from with --teacher"));
+                return Err(Error::usage(format!("{name} needs a teacher, found none"))
+                    .hint("give the teacher network with --teacher"));
             }
             objective.distill = 0.0;
             return Ok(Self { teacher, objective, features: Vec::new(), batch: micro_batch });
@@ -66,11 +67,11 @@ impl Lessons {
             && let Some(fixed) = roles.fixed_batch()
         {
             let text = format!(
-                "--distill-jacobian runs three samples for every one, but the network fixes its batch at {fixed}"
+                "--distill-jacobian runs three samples for each sample, but the network fixes its batch size at {fixed}"
             );
             return Err(Error::unsupported(text)
                 .in_file(student.model.path())
-                .hint("export it with a symbolic batch, or leave --distill-jacobian out"));
+                .hint("export the network with a symbolic batch, or omit --distill-jacobian"));
         }
         let batch = objective.parts() * micro_batch;
         let features = match settings.features.as_ref().filter(|_| objective.features > 0.0) {
@@ -84,16 +85,16 @@ impl Lessons {
         Ok(Self { teacher, objective, features, batch })
     }
 
-    /// The names of the inner values.
+    /// Returns the names of the intermediate values.
     pub(super) fn names(&self) -> Vec<String> {
         self.features.iter().map(|feature| feature.name.clone()).collect()
     }
 
-    /// Loads the teacher, if it is asked for anything. `data` gives the samples, from the first of the run on, in whose noise the
-    /// directions of derivatives are found.
+    /// Loads the teacher, if it is needed. `data` returns the first samples of the run; noise is added to them to find
+    /// the directions of derivatives.
     ///
     /// # Errors
-    /// ONNX Runtime refuses the teacher; data that can't be read.
+    /// Fails if ONNX Runtime refuses the teacher, or if data can't be read.
     pub(super) fn teaching<'d>(
         &self,
         runtime: &Runtime,

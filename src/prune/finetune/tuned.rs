@@ -1,4 +1,4 @@
-//! A fine-tuned network before its file is written.
+//! A fine-tuned network, before its file is written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,22 +20,23 @@ use crate::plan::Plan;
 use crate::runtime::SessionOptions;
 use crate::write;
 
-/// A network with new weights.
+/// A network with trained weights.
 #[derive(Debug)]
 pub struct Tuned {
     model: Loaded,
     weights: TunedWeights,
-    /// How the run went.
+    /// The report of the run.
     pub report: FinetuneReport,
 }
 
 impl Analysis {
-    /// Fine-tunes this network: trains its weights by the denoising loss, and by the output of a teacher where there is one.
-    /// Where `watch` ends the run, what is reached then is the result; a checkpoint of it is in the folder.
+    /// Fine-tunes this network: trains its weights by the denoising loss, and by the output of a teacher if there is
+    /// one. If `watch` stops the run, the weights reached by then are the result, and the folder has a checkpoint of
+    /// them.
     ///
     /// # Errors
-    /// Data that can't be read, a network that does not denoise, an operator without a gradient, ten steps in a row without
-    /// finite gradients.
+    /// Fails if data can't be read, the network does not denoise, an operator has no gradient, or ten consecutive steps
+    /// have no finite gradients.
     pub fn finetune(
         &self,
         runtime: &Runtime,
@@ -48,26 +49,26 @@ impl Analysis {
 }
 
 impl Tuned {
-    /// The elements of the trained weights, in float32.
+    /// Returns the elements of the trained weights in float32.
     pub fn values(&self) -> &[Vec<f32>] {
         &self.weights.values
     }
 
-    /// Writes the network into a hidden folder beside `output`; names, metadata, precision and the layout of external data
-    /// stay.
+    /// Writes the network into a hidden folder next to `output`. Names, metadata, precision and the layout of external
+    /// data remain unchanged.
     ///
     /// # Errors
-    /// The output can't be written, or would replace the input.
+    /// Fails if the output can't be written, or would replace the input.
     pub fn stage(&self, output: &Path) -> Result<write::Staged, Error> {
         write::stage(&self.model, &self.weights.edits(&self.model)?, output)
     }
 
-    /// Checks a file that [`Tuned::stage`] wrote: all but the trained weights is the input's, bit for bit, and ONNX Runtime
-    /// loads it.
+    /// Checks a file that [`Tuned::stage`] wrote: everything but the trained weights equals the input bit for bit, and
+    /// ONNX Runtime loads the file.
     ///
     /// # Errors
-    /// Something else has changed, or ONNX Runtime refuses the file, which are of the kind
-    /// [`crate::error::ErrorKind::VerificationFailed`].
+    /// Fails with [`crate::error::ErrorKind::VerificationFailed`] if something else has changed or ONNX Runtime refuses
+    /// the file.
     pub fn check(&self, file: &Path, runtime: &Runtime) -> Result<(), Error> {
         let written = load(file)?;
         let names: Vec<ChangedWeight> = self.weights.changed();
@@ -77,7 +78,7 @@ impl Tuned {
                 before.iter().find(|(name, hash)| after.get(*name) != Some(hash)).map(|(name, _)| name.clone())
             };
             let name = differs(&before.nodes, &after.nodes).or_else(|| differs(&before.tensors, &after.tensors));
-            let text = format!("{:?} has changed, which was not trained", name.unwrap_or_default());
+            let text = format!("{:?} was not trained but has changed", name.unwrap_or_default());
             return Err(Error::verification_failed(text).in_file(self.model.path()));
         }
         lower::session(runtime.0, &written, &SessionOptions::default())
@@ -85,11 +86,12 @@ impl Tuned {
             .map_err(|error| Error::verification_failed(error.to_string()).in_file(self.model.path()))
     }
 
-    /// As [`Tuned::stage`], for a network that was cut: its plan and metadata name the trained weights, so that the file can
-    /// be verified against the original. `cut` is the cut of its plan, `changed` what had changed since already.
+    /// Does the same as [`Tuned::stage`] for a network that was cut. Plan and metadata list the trained weights, so
+    /// that the file can be verified against the original. `cut` is the cut of its plan, `changed` lists the weights
+    /// that had already changed before.
     ///
     /// # Errors
-    /// As [`Tuned::stage`]; the cut has other weights.
+    /// Same as [`Tuned::stage`]; also fails if the cut has other weights.
     pub fn stage_cut(&self, cut: &Cut, changed: Option<&ChangedWeights>, output: &Path) -> Result<Staged, Error> {
         let analysis = &cut.analysis().0;
         let staged = cut.stage(output)?;

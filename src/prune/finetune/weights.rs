@@ -1,4 +1,4 @@
-//! Weights that training has changed, on their way into a file.
+//! Trained weights, and their conversion to edits of a file.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::onnx::TensorProto;
 use crate::refit::Refitted;
 use crate::write::{Edits, InitializerOut, MemoryWeight, NodeOut};
 
-/// Weights that training has changed, in the order of the trained weights.
+/// Trained weights, in the order of the training graph.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TunedWeights {
     /// Names and shapes.
@@ -27,10 +27,10 @@ impl TunedWeights {
         })
     }
 
-    /// What changes in the file that was trained.
+    /// Returns the edits to the file that was trained.
     ///
     /// # Errors
-    /// The file lacks a weight.
+    /// Fails if the file lacks a weight.
     pub(super) fn edits(&self, model: &Model) -> Result<Edits, Error> {
         let graph = model.graph();
         let mut edits = Edits {
@@ -44,7 +44,7 @@ impl TunedWeights {
         Ok(edits)
     }
 
-    /// The same as weights that have changed, read by none.
+    /// Returns the weights as changed weights without readers.
     pub(super) fn changed(&self) -> Vec<ChangedWeight> {
         let changed = |(name, dims, _): (&str, Vec<i64>, &[f32])| ChangedWeight {
             name: name.to_owned(),
@@ -55,7 +55,7 @@ impl TunedWeights {
         self.parts().map(changed).collect()
     }
 
-    /// The same as fitted weights.
+    /// Returns the weights as refitted weights.
     pub(super) fn refitted(&self) -> Refitted {
         let weights = self.parts().map(|(name, dims, values)| TensorProto::of_floats(name, values, &dims)).collect();
         Refitted { weights, ..Refitted::default() }

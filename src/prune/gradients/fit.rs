@@ -1,5 +1,5 @@
-//! Making gradients fit into memory: fewer samples a run first, which costs little; then a part of the weights a pass, of
-//! which each costs a whole backward pass over all timesteps.
+//! Makes gradients fit into memory. The number of samples per run is reduced first, which costs little. If that is not
+//! enough, weights are divided over passes, each of which needs a complete backward pass over all timesteps.
 
 use crate::error::Error;
 use crate::gradient::GradientGraph;
@@ -7,22 +7,22 @@ use crate::graph::ValueId;
 use crate::macs::demand::{Demand, divided, runs_of};
 use crate::macs::memory::{HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
 
-/// What a gradient graph takes, at the samples that it was built for.
+/// The memory of a gradient graph for the number of samples that it was built for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
-    /// Samples of a run.
+    /// Number of samples in a run.
     pub(super) samples: usize,
-    /// Bytes of the values that a run holds at once.
+    /// Bytes of the activations that a run holds at once.
     pub(super) activations: u64,
     /// Bytes of the constants.
     pub(super) weights: u64,
     /// Bytes of all gradients.
     pub(super) gradients: u64,
-    /// How many sums of all gradients are held.
+    /// Number of sums that are held, each as large as all gradients.
     pub(super) sums: u64,
-    /// Bytes of the library and of the graph.
+    /// Bytes of ONNX Runtime and of the graph.
     pub(super) library: u64,
-    /// Bytes of the largest gradient, where it does not leave the graph.
+    /// Bytes of temporary gradients inside the graph. Zero if the graph outputs complete gradients.
     pub(super) within: u64,
 }
 
@@ -41,24 +41,24 @@ impl Sizes {
         }
     }
 
-    /// What runs of some samples need, for gradients of so many bytes.
+    /// Estimates the memory of runs with this number of samples, for gradients of this many bytes.
     pub(super) fn demand(&self, samples: usize, gradients: u64) -> Demand {
-        // Nearly all activations are as many as samples.
+        // Nearly all activations are proportional to the number of samples.
         let activations = (self.activations as f64 * samples as f64 / self.samples.max(1) as f64) as u64;
         let beside = gradients.saturating_mul(1 + self.sums).saturating_add(self.within).saturating_add(activations);
         Demand::default()
-            // The library holds those of the file, and those that it stores in other forms.
+            // ONNX Runtime holds the weights of the file, and packed copies.
             .with("weights", self.weights.saturating_mul(2))
             .with("gradients", gradients.saturating_add(self.within))
             .with("sums", gradients.saturating_mul(self.sums))
             .with("activations", activations)
-            // Before the first run, the weights are there once more.
+            // While the session loads, before the first run, there is one more copy of the weights.
             .with("loading", self.weights.saturating_sub(beside))
             .with("library", self.library)
     }
 }
 
-/// Samples of a run, and the weights of every pass.
+/// The number of samples in a run, and the weights of every pass.
 #[derive(Debug)]
 pub(super) struct Fit {
     pub(super) samples: usize,
@@ -66,10 +66,11 @@ pub(super) struct Fit {
     pub(super) demand: Demand,
 }
 
-/// Fits gradients by these weights, of so many bytes each, into what is available; `None` where that is not known.
+/// Fits the gradients of these weights, each with its bytes, into the available memory. `None`: the available memory is
+/// not known. The number of samples is only reduced if it `may_shrink`.
 ///
 /// # Errors
-/// A single weight is too much. Samples are fewer than asked for only where they `may_shrink`.
+/// Fails if even a single weight needs too much memory.
 pub(super) fn fitted(
     sizes: &Sizes,
     weights: &[(ValueId, u64)],
@@ -95,15 +96,15 @@ pub(super) fn fitted(
     let of_each: Vec<u64> = weights.iter().map(|(_, bytes)| *bytes).collect();
     let parts = (sizes.within == 0).then(|| divided(&of_each, room)).flatten();
     let Some(parts) = parts else {
-        // With all weights in one pass, and as little as is possible.
+        // The error states the memory for one pass with all weights, and the smallest possible need.
         let largest = of_each.iter().copied().max().unwrap_or(0);
         let least = if sizes.within > 0 { sizes.gradients } else { largest };
         let least = gibibytes(sizes.demand(samples, least).total());
         let hint = match may_shrink || samples == 1 {
-            true => "--criterion magnitude needs no gradients; smaller sizes (--size) need less".to_owned(),
-            false => format!("a smaller --micro-batch than {samples} needs less; without one it is chosen to fit"),
+            true => "use --criterion magnitude, which needs no gradients, or smaller sizes (--size)".to_owned(),
+            false => format!("reduce --micro-batch below {samples}, or omit it to have it chosen automatically"),
         };
-        let advice = format!("one weight after the other it needs {least}; {hint}");
+        let advice = format!("with one weight per pass it still needs {least}; {hint}");
         let what = runs_of("a gradient run", samples);
         return Err(sizes.demand(samples, sizes.gradients).refusal(available, &what, &advice));
     };
@@ -136,11 +137,11 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_what_it_needs() {
+    fn gradients_that_do_not_fit_are_refused_with_the_memory_they_need() {
         let error = fit(279, true).unwrap_err();
         assert!(error.to_string().contains("a gradient run of one sample needs"), "{error}");
-        assert!(error.advice().is_some_and(|advice| advice.contains("one weight after the other")), "{error}");
-        // Sums that are made in the graph are not divided.
+        assert!(error.advice().is_some_and(|advice| advice.contains("one weight per pass")), "{error}");
+        // Sums that the graph computes can't be divided over passes.
         let reduced = Sizes { within: 80, gradients: 4, ..SIZES };
         assert!(fitted(&reduced, &[(1, 40)], (Some(LIBRARY + 250), true)).is_err());
         assert!(fitted(&reduced, &[(1, 40)], (Some(LIBRARY + 300), true)).is_ok());

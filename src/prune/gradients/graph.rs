@@ -1,4 +1,4 @@
-//! The graph whose runs give the gradients.
+//! The graph that computes gradients.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,38 +16,38 @@ use crate::macs::memory::float32_bytes_of;
 use crate::runtime::{Device, available_memory};
 use crate::score::scoring_axes;
 
-/// The gradient graph at the samples of one run, with what it was made from.
+/// The gradient graph for the number of samples in one run, and its inputs.
 pub(in crate::prune) struct Differentiated {
     pub(in crate::prune) graph: GradientGraph,
     pub(super) options: GradientOptions,
-    /// Samples in one run.
+    /// Number of samples in one run.
     pub(in crate::prune) micro_batch: usize,
-    /// Samples in one run if there were memory for them.
+    /// Number of samples in one run without a memory limit.
     pub(super) wanted: usize,
-    /// The weights of every pass; all of them where one pass fits into memory.
+    /// The weights of every pass; a single part if all fit into memory.
     pub(in crate::prune) parts: Vec<Vec<ValueId>>,
-    /// What a pass needs.
+    /// The memory of a pass.
     pub(in crate::prune) demand: Demand,
 }
 
-/// What the gradients of a network are taken of.
+/// The function to differentiate.
 pub(in crate::prune) struct Interface<'a> {
-    /// The output that the loss looks at.
+    /// The output that the loss compares.
     pub(in crate::prune) prediction: &'a str,
-    /// Its channels that count; all where `None`.
+    /// The number of its channels that count. `None`: all.
     pub(in crate::prune) channels: Option<i64>,
-    /// The batch that the network fixes.
+    /// The batch size that the network fixes. `None`: it fixes none.
     pub(in crate::prune) fixed_batch: Option<usize>,
-    /// The terms of the loss; none for the squared difference to a target.
+    /// The terms of the loss. If empty, the squared difference to a target.
     pub(in crate::prune) loss: Vec<LossTerm>,
-    /// The sizes of all symbols for this many samples.
+    /// Returns the sizes of all symbols for this many samples.
     pub(in crate::prune) sizes: &'a dyn Fn(usize) -> graph::sizes::Sizes,
 }
 
-/// Differentiates the network by all weights that may shrink, at sizes whose runs fit into memory.
+/// Differentiates the network with respect to all weights that may shrink, at sizes whose runs fit into memory.
 ///
 /// # Errors
-/// Batches that don't fit each other, an operator without a gradient, too little memory.
+/// Fails if batch sizes don't fit each other, an operator has no gradient, or memory is too small.
 pub(in crate::prune) fn differentiated(
     analysis: &Analysis,
     of: &Interface<'_>,
@@ -74,7 +74,7 @@ pub(in crate::prune) fn differentiated(
     let mut graph = GradientGraph::build_for(analysis, &options, device)?;
     let may_shrink = asked.is_none() && of.fixed_batch.is_none();
     let by_value = bytes_of_weights(analysis, &options);
-    // On a device a sum is written to one place while it is read from another, those of a timestep as well as all.
+    // On a device, a sum has an input and an output buffer, for single timesteps and for the total.
     let sums = if device == Device::Cpu { 1 } else { 4 };
     let largest = by_value.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
     let free = if device == Device::Cpu { available_memory() } else { None };
@@ -91,13 +91,13 @@ pub(in crate::prune) fn differentiated(
     }
     if found.parts.len() > 1 && settings.adaptive.is_some() {
         let whole = Sizes::of(&graph, found.samples, (sums, largest)).demand(found.samples, graph.gradient_bytes());
-        let text = format!("--adaptive looks at the sums of all weights at once, {} of memory", whole.describe());
-        return Err(in_file(Error::unmet(text).hint("leave it out, or allow that much with --memory")));
+        let text = format!("--adaptive needs the sums of all weights at once: {} of memory", whole.describe());
+        return Err(in_file(Error::unmet(text).hint("omit --adaptive, or allow this much memory with --memory")));
     }
     Ok(Differentiated { graph, options, micro_batch: found.samples, wanted, parts: found.parts, demand: found.demand })
 }
 
-/// The wanted weights with the bytes of their gradients.
+/// Returns the weights to differentiate, and the bytes of their gradients.
 fn bytes_of_weights(analysis: &Analysis, options: &GradientOptions) -> Vec<(ValueId, u64)> {
     let bytes = |value: ValueId| {
         let uses = analysis.coupling.uses.iter().filter(|of| of.value == value).count().max(1) as u64;
@@ -106,7 +106,7 @@ fn bytes_of_weights(analysis: &Analysis, options: &GradientOptions) -> Vec<(Valu
     options.wanted.iter().map(|value| (*value, bytes(*value))).collect()
 }
 
-/// The axes of the uses of weights along which the channels that are scored lie.
+/// Returns the axes of the uses of weights that the scored channels lie along.
 fn axes_of_uses(analysis: &Analysis, options: &ScoreOptions) -> BTreeMap<Reader, Vec<usize>> {
     let groupings = analysis.groupings(options.attention, options.norm_groups);
     let groups: Vec<_> = groupings.into_iter().flat_map(|grouping| grouping.groups).collect();
@@ -115,7 +115,8 @@ fn axes_of_uses(analysis: &Analysis, options: &ScoreOptions) -> BTreeMap<Reader,
     scoring_axes(&groups).into_iter().map(of_use).collect()
 }
 
-/// The samples of one run: at most what is asked for, and a divisor of the batch, since the graph has fixed sizes.
+/// Returns the number of samples in one run: at most the requested number, and a divisor of the batch, since the graph
+/// has fixed sizes.
 fn micro_batch(fixed: Option<usize>, batch: usize, asked: Option<usize>) -> Result<usize, Error> {
     if batch == 0 || asked == Some(0) {
         return Err(Error::usage("--batch and --micro-batch: expected at least 1, found 0"));
@@ -124,7 +125,7 @@ fn micro_batch(fixed: Option<usize>, batch: usize, asked: Option<usize>) -> Resu
         return match batch.is_multiple_of(fixed) {
             true => Ok(fixed),
             false => Err(Error::usage(format!(
-                "--batch: expected a multiple of {fixed}, the batch that the network fixes, found {}",
+                "--batch: expected a multiple of {fixed}, the batch size that the network fixes, found {}",
                 batch
             ))),
         };
@@ -133,17 +134,18 @@ fn micro_batch(fixed: Option<usize>, batch: usize, asked: Option<usize>) -> Resu
     Ok((1..=most).rev().find(|size| batch.is_multiple_of(*size)).unwrap_or(1))
 }
 
-/// Channels of the prediction that the loss compares; all where the network predicts no variance.
+/// Returns the number of the prediction's channels that the loss compares; `None` (all) if the network predicts no
+/// variance.
 pub(in crate::prune) fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
     match roles.variance_axis {
         None => Ok(None),
         Some(1) => {
             let channels = roles.sample.shape.get(1).and_then(crate::graph::dim::Dim::as_const);
-            channels.map(Some).ok_or_else(|| Error::unmet("the number of channels of the sample is not known"))
+            channels.map(Some).ok_or_else(|| Error::unmet("the number of channels of the sample input is not known: the graph declares no fixed size for axis 1"))
         }
         Some(axis) => {
             Err(Error::unsupported(format!("a variance along axis {axis} of the prediction is not supported"))
-                .hint("score with --criterion magnitude"))
+                .hint("use --criterion magnitude"))
         }
     }
 }

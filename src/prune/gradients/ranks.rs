@@ -1,4 +1,4 @@
-//! What ranks that divide the timesteps tell each other besides gradients.
+//! The data that ranks exchange besides gradients when they share the timesteps.
 
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::diffusion::Samples;
 use crate::error::Error;
 use crate::gradient::accumulate::{Accumulated, LossPoint};
 
-/// What goes before the values of samples.
+/// The header that is sent before the values of samples.
 #[derive(Serialize, Deserialize)]
 struct Heading {
     dims: Vec<usize>,
@@ -17,14 +17,15 @@ struct Heading {
     source: String,
 }
 
-/// The timesteps that were visited before this run.
+/// The timesteps that an earlier run visited.
 #[derive(Serialize, Deserialize)]
 struct Progress {
     curve: Vec<LossPoint>,
     complete: bool,
 }
 
-/// Samples that the first rank reads or draws: its bits at all of them, and the data need not be where they are.
+/// Returns the samples that the first rank reads or generates. All ranks get the same bits, and only the first rank
+/// needs the data.
 pub(in crate::prune) fn of_first(
     ranks: &dyn Collective,
     make: impl FnOnce() -> Result<Samples, Error>,
@@ -48,7 +49,7 @@ pub(in crate::prune) fn of_first(
     Ok(Samples { values, numbers, total, source })
 }
 
-/// Where the first rank goes on; the sum up to there stays its own.
+/// Sends the progress of the first rank to the others. The sum up to there remains on the first rank.
 pub(super) fn share_progress(ranks: &dyn Collective, sum: &mut Accumulated) -> Result<(), Error> {
     if ranks.size() == 1 {
         return Ok(());
@@ -59,8 +60,8 @@ pub(super) fn share_progress(ranks: &dyn Collective, sum: &mut Accumulated) -> R
     Ok(())
 }
 
-/// What every rank may take of the memory that is free: its share of the machine's, or that of the rank with the least, so
-/// that all make runs of the same size.
+/// Returns the memory that every rank may use: its share of the free memory of its machine, or that of the rank with
+/// the least, so that all ranks make runs of the same size.
 pub(in crate::prune) fn share_of_memory(ranks: &dyn Collective, available: Option<u64>) -> Result<Option<u64>, Error> {
     if ranks.size() == 1 {
         return Ok(available);
@@ -73,24 +74,25 @@ pub(in crate::prune) fn share_of_memory(ranks: &dyn Collective, available: Optio
     Ok(least.is_finite().then_some(least as u64))
 }
 
-/// Threads of a rank that shares the processors with others, where nobody bound it to some of them.
+/// Returns the number of threads for a rank that shares CPU cores with other ranks and is not bound to some of them;
+/// `None` if there is no other rank.
 pub fn threads(ranks: &dyn Collective) -> Option<usize> {
     let sharing = ranks.local_size();
     let own = std::thread::available_parallelism().ok()?.get();
     (sharing > 1).then(|| share_of_processors(own, processors(), sharing))
 }
 
-/// Threads for a rank that may use `own` of the processors of the machine.
+/// Returns the number of threads for a rank that may use `own` of the machine's cores.
 fn share_of_processors(own: usize, all: Option<usize>, sharing: usize) -> usize {
-    // A launcher that binds ranks gives each a part.
+    // A launcher that binds ranks assigns some cores to each.
     let is_bound = all.is_some_and(|all| own < all);
     if is_bound { own } else { (own / sharing).max(1) }
 }
 
-/// The processors of the machine, whichever of them this process may use.
+/// Returns the number of the machine's CPU cores, regardless of those that this process may use.
 #[cfg(unix)]
 fn processors() -> Option<usize> {
-    // SAFETY: asks for a number.
+    // SAFETY: only queries a number.
     #[expect(unsafe_code, reason = "calling the C library")]
     let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     usize::try_from(count).ok().filter(|count| *count > 0)
@@ -101,7 +103,7 @@ fn processors() -> Option<usize> {
     None
 }
 
-/// What runs the gradients, with how often.
+/// Describes the execution provider and the number of ranks.
 pub(super) fn described(ranks: &dyn Collective, execution: String) -> String {
     match ranks.size() {
         1 => execution,
@@ -117,7 +119,7 @@ mod tests {
     use crate::collective::{Alone, Threads};
 
     #[test]
-    fn processors_are_divided_where_ranks_are_not_bound() {
+    fn cores_are_divided_if_ranks_are_not_bound() {
         assert_eq!(share_of_processors(16, Some(16), 4), 4);
         assert_eq!(share_of_processors(4, Some(16), 4), 4);
         assert_eq!(share_of_processors(2, None, 4), 1);
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ranks_take_as_much_memory_as_the_one_with_the_least() {
+    fn all_ranks_use_the_memory_of_the_rank_with_the_least() {
         let of = |free: [Option<u64>; 2]| {
             let found = Threads::run(2, |ranks| share_of_memory(&*ranks, free[ranks.rank()]));
             found.into_iter().map(Result::unwrap).collect::<Vec<_>>()
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_of_the_first_reach_the_others() {
+    fn samples_of_the_first_rank_reach_the_others() {
         let values = ArrayD::from_shape_fn(vec![3, 2], |at| (at[0] as f32 - 0.5) / 3.0 + at[1] as f32);
         let samples = Samples { values, numbers: vec![4, 0, 9], total: Some(10), source: "a folder".to_owned() };
         for found in Threads::run(2, |ranks| {

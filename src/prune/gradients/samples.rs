@@ -1,16 +1,16 @@
-//! The clean samples that gradients are taken on.
+//! The clean samples for gradients.
 
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use crate::diffusion::{Conditioning, Ranges, SampleOptions, Samples, Skip};
 use crate::error::Error;
 use crate::runtime::Runtime;
 
-/// Reads the samples, or draws them from the network itself.
+/// Reads the samples, or generates them with the network.
 ///
 /// # Errors
-/// Data that can't be read or does not fit the network; a network that draws no finite samples.
+/// Fails if data can't be read or does not fit the network, or if generated samples are not finite.
 pub(in crate::prune) fn samples(
     network: Denoising<'_>,
     runtime: &Runtime,
@@ -40,19 +40,20 @@ pub(in crate::prune) fn samples(
     };
     let samples =
         Samples::from_network(&mut denoiser, &configured.process, conditioning, &sampling, &mut |done, total| {
-            tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+            notify(watch, Progress::At { stage: Stage::Sampling, done, total })
         })
         .map_err(in_file)?;
     if samples.values.iter().any(|value| !value.is_finite()) {
         return Err(in_file(
-            Error::unmet("the samples that the network draws hold values that are not finite")
-                .hint("give --data, or check --prediction-type, --schedule and --time-input"),
+            Error::unmet("the samples that the network generates contain values that are not finite")
+                .hint("check --prediction-type, --schedule and --time-input, or give samples with --data"),
         ));
     }
     Ok(samples)
 }
 
-/// Samples that are drawn in one run: without activations to keep, more fit into memory than in a run for gradients.
+/// Returns the number of samples to generate in one run. Without activations to store, more fit into memory than for
+/// gradients.
 fn drawn_at_once(
     network: Denoising<'_>,
     settings: &GradientSettings,
@@ -65,5 +66,5 @@ fn drawn_at_once(
     }
 }
 
-/// Samples that are drawn in one run, at most: larger runs take no less time for each sample.
+/// Maximum number of samples to generate in one run. Larger runs need the same time per sample.
 const MOST_AT_ONCE: usize = 16;

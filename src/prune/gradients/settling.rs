@@ -1,4 +1,4 @@
-//! The adaptive rule: a run of gradients ends when the channels that would go no longer change.
+//! The adaptive rule: gradients stop when the set of channels to remove no longer changes.
 
 use super::super::choice::selection;
 use super::super::options::PruneOptions;
@@ -8,12 +8,12 @@ use crate::gradient::accumulate::Visited;
 use crate::runtime::Runtime;
 use crate::select::Removed;
 
-/// The selection is made anew every this many timesteps ...
+/// Number of timesteps between two checks of the selection.
 pub(super) const EVERY: usize = 10;
-/// ... and the run ends when it has not changed for this many checks.
+/// Number of consecutive checks without a change that end the run.
 const CHECKS: usize = 3;
 
-/// What was selected at the last checks.
+/// The selection at the last checks.
 pub(super) struct Settling {
     options: PruneOptions,
     sample_elements: f64,
@@ -26,10 +26,10 @@ impl Settling {
         Self { options, sample_elements, last: None, unchanged: 0 }
     }
 
-    /// Whether the channels that the cut would remove have been the same for [`CHECKS`] checks in a row.
+    /// Returns whether the channels that the cut would remove have been the same for [`CHECKS`] checks in a row.
     ///
     /// # Errors
-    /// A cut that can't be made.
+    /// Fails if the cut can't be made.
     pub(super) fn is_settled(
         &mut self,
         analysis: &Analysis,

@@ -1,4 +1,5 @@
-//! Sums over timesteps: in one pass, or in several, of which each differentiates by a part of the weights.
+//! Sums gradients over timesteps, in one pass or in several. Each of several passes differentiates with respect to a
+//! part of the weights.
 
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
@@ -6,7 +7,7 @@ use std::time::Instant;
 
 use super::super::choice::members;
 use super::super::options::{CutOptions, PruneOptions, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::graph::Differentiated;
 use super::settling::{self, Settling};
 use super::{CHECKPOINT_SECONDS, ranks};
@@ -23,7 +24,7 @@ use crate::gradient::{GradientGraph, GradientOptions};
 use crate::graph::digest::DigestKind;
 use crate::runtime::Runtime;
 
-/// What is summed, and on what.
+/// The inputs of a summation.
 pub(in crate::prune) struct Summation<'a> {
     pub(in crate::prune) analysis: &'a Analysis,
     pub(in crate::prune) runtime: &'a Runtime,
@@ -32,19 +33,19 @@ pub(in crate::prune) struct Summation<'a> {
     pub(in crate::prune) fed: Fed,
 }
 
-/// What a network is fed, as far as a checkpoint has to know it.
+/// The parts of the network's inputs that identify a checkpoint.
 pub(in crate::prune) struct Fed {
     /// The process, in words.
     pub(in crate::prune) process: String,
-    /// Samples of the batch.
+    /// Number of samples in the batch.
     pub(in crate::prune) samples: usize,
-    /// The sum of all their elements.
+    /// The sum of all elements of the samples.
     pub(in crate::prune) sum: f64,
-    /// The digest of what belongs to them.
+    /// The digest of the conditioning of the samples.
     pub(in crate::prune) conditioning: String,
 }
 
-/// Sums, and how they were computed.
+/// The sums, and how they were computed.
 pub(in crate::prune) struct Summed {
     pub(in crate::prune) sum: Accumulated,
     pub(in crate::prune) settled: bool,
@@ -54,7 +55,7 @@ pub(in crate::prune) struct Summed {
     pub(in crate::prune) seconds: f64,
 }
 
-/// A pass: which of how many, and what it sums.
+/// One pass: its number, the number of passes, and what it sums.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     at: usize,
@@ -64,7 +65,7 @@ struct Part<'a> {
     known: Option<&'a [f64]>,
 }
 
-/// The timesteps of a task that an earlier pass has kept.
+/// The timesteps of a task that an earlier pass kept.
 struct Kept<'a> {
     task: &'a dyn Denoising,
     places: Vec<usize>,
@@ -98,10 +99,10 @@ impl Denoising for Kept<'_> {
 }
 
 impl Summation<'_> {
-    /// Sums.
+    /// Sums the gradients.
     ///
     /// # Errors
-    /// A loss that is not a number, a checkpoint of another run; the caller stopped.
+    /// Fails if a loss is NaN, a checkpoint belongs to another run, or the caller stopped.
     pub(in crate::prune) fn run(
         &self,
         of: Differentiated,
@@ -125,20 +126,20 @@ impl Summation<'_> {
                     GradientGraph::build_for(self.analysis, &options, self.options.gradients.device)?
                 }
             };
-            // What the first pass has kept is what the others sum.
+            // Later passes sum the timesteps that the first pass kept.
             let kept = whole.as_ref().map(|first| Kept::new(self.task, &first.sum.curve));
             let all = AccumulateOptions { threshold: 0.0, mode: ThresholdMode::Prefix, sums_last: false, ..how };
             let part = match &kept {
                 None => Part { at, of: parts.len(), task: self.task, how: &how, known: known.as_deref() },
                 Some(kept) => Part { at, of: parts.len(), task: kept, how: &all, known: None },
             };
-            // The first rank has it, and what was summed before.
+            // Only the first rank has the checkpoint and what was summed before.
             let checkpoint =
                 if self.options.gradients.ranks.rank() == 0 { self.checkpoint(part.at, part.of)? } else { None };
             let mut summed = self.part(graph, part, checkpoint.as_ref(), sample_elements, watch)?;
             checkpoints.extend(checkpoint);
             if parts.len() > 1 {
-                // All that the criterion needs of this part; the sums themselves go.
+                // Only the reduced sums are needed by the criterion; the complete ones are dropped.
                 let groupings = self.analysis.groupings(self.options.attention, self.options.norm_groups);
                 let (cx, groups) = members(self.analysis, &groupings, Some(self.runtime))?;
                 self.options.gradient_form(sample_elements).reduce(&cx, &groups, &mut summed.sum)?;
@@ -148,7 +149,7 @@ impl Summation<'_> {
                 Some(whole) => whole.with(summed),
             });
         }
-        let whole = whole.ok_or_else(|| Error::unmet("gradients by no weight"))?;
+        let whole = whole.ok_or_else(|| Error::unmet("there is no weight to differentiate with respect to"))?;
         let was_long = whole.seconds >= CHECKPOINT_SECONDS as f64 || whole.resumed > 0;
         if !(self.options.gradients.keeps_checkpoint && was_long) {
             checkpoints.iter().for_each(Checkpoint::remove);
@@ -168,7 +169,7 @@ impl Summation<'_> {
         let ranks = &*settings.ranks;
         let total = part.task.timesteps().len();
         let mut pass = self.pass(&graph)?;
-        // The session has a copy of all weights.
+        // The session has its copy of all weights.
         drop(graph);
         let execution = ranks::described(ranks, pass.execution().to_string());
         let mut sum = Accumulated::new(pass.uses());
@@ -183,7 +184,7 @@ impl Summation<'_> {
         if !sum.complete {
             let step = |visited: &mut Visited<'_>| {
                 let (done, total) = (part.at * total + visited.visited(), part.of * total);
-                tell(watch, Progress::At { stage: Stage::Gradients, done, total })?;
+                notify(watch, Progress::At { stage: Stage::Gradients, done, total })?;
                 let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
                 if first_says(ranks, is_due)? {
                     let sum = visited.sum()?;
@@ -201,7 +202,7 @@ impl Summation<'_> {
         }
         sum.reduce(ranks)?;
         let seconds = started.elapsed().as_secs_f64();
-        // What follows may be stopped: other passes, or more than gradients.
+        // Later work may be interrupted: other passes, or the steps after the gradients.
         let is_needed = part.of > 1 || settings.keeps_checkpoint;
         if let Some(checkpoint) =
             checkpoint.filter(|_| is_needed && (seconds >= CHECKPOINT_SECONDS as f64 || resumed > 0))
@@ -211,7 +212,7 @@ impl Summation<'_> {
         Ok(Summed { sum, settled, resumed, loss_scale: pass.loss_scale(), execution, seconds })
     }
 
-    /// The options of the cut for which the adaptive rule watches.
+    /// Returns the options of the cut that the adaptive rule observes.
     fn pruning(&self, cut: &CutOptions) -> PruneOptions {
         PruneOptions { score: self.options.clone(), cut: cut.clone() }
     }
@@ -227,7 +228,7 @@ impl Summation<'_> {
         GradientPass::with_options(self.runtime, graph, &self.analysis.model, &options)
     }
 
-    /// The losses of all timesteps, which a threshold on the largest of all needs beforehand.
+    /// Computes the losses of all timesteps. A threshold relative to the largest loss needs them in advance.
     fn losses(&self, options: &GradientOptions, micro_batch: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
         let options = GradientOptions { wanted: Vec::new(), ..options.clone() };
         let forward = GradientGraph::build(self.analysis, &options)?;
@@ -235,7 +236,7 @@ impl Summation<'_> {
         let total = self.task.timesteps().len();
         let mut stopped = Ok(());
         let step = |at: usize, _: f64| {
-            stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
+            stopped = notify(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
             if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let ranks = &*self.options.gradients.ranks;
@@ -243,21 +244,21 @@ impl Summation<'_> {
         stopped.map(|()| losses)
     }
 
-    /// The checkpoint of a pass.
+    /// Returns the checkpoint of a pass.
     fn checkpoint(&self, at: usize, of: usize) -> Result<Option<Checkpoint>, Error> {
         let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
         let mut fingerprint = fingerprint(self.analysis, self.options, &self.fed);
         if of > 1 {
             fingerprint += &format!(" pass {at} of {of}");
         }
-        // The first has the name that is looked for.
+        // The first pass has the file name that `--resume` looks for.
         let path: PathBuf = if at == 0 { path.clone() } else { path.with_extension(format!("{}.npz", at + 1)) };
         Checkpoint::new(&path, &fingerprint).map(Some)
     }
 }
 
 impl Summed {
-    /// With the sums of another part of the weights.
+    /// Adds the sums of another part of the weights.
     fn with(mut self, other: Self) -> Self {
         self.sum.uses.extend(other.sum.uses);
         self.sum.sums.extend(other.sum.sums);
@@ -270,7 +271,7 @@ impl Summed {
     }
 }
 
-/// What must be equal for a checkpoint to be continued.
+/// Describes everything that must be equal for a checkpoint to be continued.
 fn fingerprint(analysis: &Analysis, options: &ScoreOptions, fed: &Fed) -> String {
     let Fed { process, samples, sum, conditioning } = fed;
     let how = options.accumulate_options(1);
@@ -282,7 +283,7 @@ fn fingerprint(analysis: &Analysis, options: &ScoreOptions, fed: &Fed) -> String
         how.mode,
         how.squared,
         how.sums_last,
-        // Sums by index are no gradients.
+        // Sums by index differ from complete gradients.
         options.gradient_form(1.0).is_linear(),
         options.seed,
         options.gradients.precision,

@@ -1,4 +1,4 @@
-//! Samples that a network drew, and their files.
+//! Samples that a network generated, and their files.
 
 use std::path::Path;
 
@@ -9,48 +9,48 @@ use crate::diffusion::RoleSummary;
 use crate::error::Error;
 use crate::files::{Outputs, unwritable};
 
-/// Samples that a network drew.
+/// Samples that a network generated.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Drawn {
     /// The samples, one per row.
     pub values: ArrayD<f32>,
-    /// What was taken for what.
+    /// The recognised roles of inputs and outputs.
     pub roles: RoleSummary,
     /// The process, in words.
     pub process: String,
     /// The conditioning inputs whose values were given.
     pub conditioning_given: Vec<String>,
-    /// Seconds that drawing took.
+    /// Duration of sampling in seconds.
     pub seconds: f64,
-    /// The values of samples that the network was trained on.
+    /// The range of sample values that the network was trained on.
     pub(super) range: (f64, f64),
 }
 
 impl Drawn {
-    /// The samples as one PNG image of tiles: the bytes of the file.
+    /// Returns the samples as one PNG image of tiles.
     ///
     /// # Errors
-    /// Samples that are no images.
+    /// Fails if the samples are not images.
     pub fn png(&self) -> Result<Vec<u8>, Error> {
         crate::diffusion::grid_png(&self.values, self.range)
     }
 
-    /// The samples as they are, as the bytes of a NumPy array.
+    /// Returns the unclipped samples as a NumPy array.
     ///
     /// # Errors
-    /// More samples than can be counted.
+    /// Fails if the number of elements overflows.
     pub fn npy(&self) -> Result<Vec<u8>, Error> {
         let data = crate::array::ArrayData::F32(self.values.iter().copied().collect());
         let array = Array::new(self.values.shape().to_vec(), data).map_err(|error| Error::unmet(error.to_string()))?;
         crate::npz::to_npy(&array).map_err(|error| Error::unmet(error.to_string()))
     }
 
-    /// Writes the samples as one PNG image of tiles, as they are as a NumPy array, or both: then both files take their
-    /// places or none.
+    /// Writes the samples as one PNG image of tiles, as an unclipped NumPy array, or both. If one file can't be
+    /// written, neither appears.
     ///
     /// # Errors
-    /// Samples that are no images; a file that can't be written.
+    /// Fails if the samples are not images, or if a file can't be written.
     pub fn save(&self, png: Option<&Path>, npy: Option<&Path>) -> Result<(), Error> {
         let mut outputs = Outputs::default();
         let mut add = |path: Option<&Path>, content: &dyn Fn() -> Result<Vec<u8>, Error>| match path {

@@ -1,4 +1,4 @@
-//! The flow of data through blocks: which nodes belong to which, their order, and what passes others by.
+//! The data flow through blocks: the nodes of each block, the order of blocks, and skip connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,22 +9,22 @@ use crate::analysis::Analysis;
 use crate::graph::fact::Fact;
 use crate::graph::{NodeId, ValueId};
 
-/// Layers of a run, at most, where no names tell the blocks.
+/// Maximum number of layers in a block if there are no names.
 const RUN: usize = 6;
 
 /// Blocks in the order of the data flow.
 pub(super) struct Flow {
     pub(super) names: Vec<String>,
-    /// For every node.
+    /// The block of every node.
     pub(super) of_node: Vec<Option<usize>>,
     pub(super) levels: Vec<OutlineLevel>,
-    /// For every block.
+    /// The level of every block.
     pub(super) block_levels: Vec<usize>,
     pub(super) skips: Vec<(usize, usize)>,
 }
 
-/// Blocks of layers that follow each other at one level. Those of a level on which no other acts, such as that of a text's
-/// tokens, join the run beside which they stand.
+/// Forms blocks of consecutive layers at one level. Layers of a level that no other level affects, such as that of text
+/// tokens, join the block they are next to.
 pub(super) fn runs(analysis: &Analysis, layers: &[Layer]) -> Blocks {
     let main = main_levels(analysis, layers);
     let mut of_node = vec![None; analysis.graph.nodes.len()];
@@ -45,11 +45,11 @@ pub(super) fn runs(analysis: &Analysis, layers: &[Layer]) -> Blocks {
     Blocks { names: runs.iter().map(name).collect(), of_node }
 }
 
-/// The levels of which some layer depends on a layer of another level; all where there are none.
+/// Returns the levels with a layer that depends on a layer of another level; all levels if there are none.
 fn main_levels(analysis: &Analysis, layers: &[Layer]) -> BTreeSet<u64> {
     let all: BTreeSet<u64> = layers.iter().map(|layer| layer.positions as u64).collect();
     let of_layers: BTreeMap<NodeId, u64> = layers.iter().map(|layer| (layer.node, layer.positions as u64)).collect();
-    // Of every node, the levels of the layers before it, as bits; those beyond the number of bits share the last one.
+    // For every node, the levels of the layers before it, as bits. Levels beyond the number of bits share the last one.
     let bit = |level: u64| 1u64 << all.range(..level).count().min(63);
     let mut before = vec![0u64; analysis.graph.nodes.len()];
     let mut main = BTreeSet::new();
@@ -65,7 +65,7 @@ fn main_levels(analysis: &Analysis, layers: &[Layer]) -> BTreeSet<u64> {
 }
 
 impl Flow {
-    /// `macs` are the operations of every node before the cut.
+    /// Builds the flow; `macs` are the operations of every node before the cut.
     pub(super) fn new(
         analysis: &Analysis,
         measure: &Measure<'_>,
@@ -87,7 +87,7 @@ impl Flow {
         flow
     }
 
-    /// Orders the blocks by the middle one of their layers; those that are named but have none are dropped.
+    /// Orders the blocks by the middle one of their layers. Named blocks without layers are dropped.
     fn order(&mut self, blocks: &Blocks, layers: &[Layer]) {
         let mut nodes: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
         for layer in layers {
@@ -105,8 +105,9 @@ impl Flow {
         self.of_node[analysis.graph.values[value].producer?.0]
     }
 
-    /// Gives nodes without a block of their own the one whose data they treat. What joins a block with something that the
-    /// block did not read, such as a skip connection, belongs to the block that reads the result.
+    /// Assigns nodes without a block to the block whose data they process. A node that combines a block's output with a
+    /// value that the block does not take as input, such as a skip connection, belongs to the block that takes the
+    /// result as input.
     fn spread(&mut self, analysis: &Analysis) {
         let graph = &analysis.graph;
         let mut joins: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -144,8 +145,8 @@ impl Flow {
         }
     }
 
-    /// Whether one value is computed from another by nodes of two blocks alone: then the second is what the block reads, and
-    /// adding it is the block's own doing.
+    /// Returns whether one value is computed from another by nodes of two blocks only. Then the second value is an
+    /// input of the block, and adding it is part of the block.
     fn leads(&self, analysis: &Analysis, from: ValueId, to: ValueId, (first, second): (usize, usize)) -> bool {
         let Some((end, _)) = analysis.graph.values[to].producer else { return false };
         let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
@@ -163,7 +164,7 @@ impl Flow {
         false
     }
 
-    /// The levels of all blocks: where most of their operations are, on levels of the data flow where they have some.
+    /// Decides the level of every block: the one with most of its operations, preferably a level of the main data flow.
     fn settle_levels(&mut self, main: &BTreeSet<u64>, layers: &[Layer], macs: &[f64]) {
         let mut of_blocks: Vec<BTreeMap<u64, f64>> = vec![BTreeMap::new(); self.names.len()];
         for layer in layers {
@@ -185,11 +186,11 @@ impl Flow {
         let all: Vec<u64> = chosen.iter().copied().collect::<BTreeSet<_>>().into_iter().rev().collect();
         for positions in &all {
             let of_level = layers.iter().filter(|layer| layer.positions as u64 == *positions);
-            // Some layers see an image as a list of positions.
+            // Some layers treat an image as a list of positions.
             let sizes = of_level.map(|layer| &layer.sizes).max_by_key(|sizes| sizes.len());
             let size =
                 sizes.map_or_else(String::new, |sizes| sizes.iter().map(i64::to_string).collect::<Vec<_>>().join("×"));
-            // The fewest are one for each sample of the batch.
+            // The level with the fewest positions has one vector per sample.
             let is_vector = Some(positions) == all.last();
             let size = if size.is_empty() && !is_vector { positions.to_string() } else { size };
             self.levels.push(OutlineLevel { size, positions: *positions as f64 });
@@ -198,8 +199,8 @@ impl Flow {
             chosen.iter().map(|positions| all.iter().position(|level| level == positions).unwrap_or(0)).collect();
     }
 
-    /// Finds values that pass from a block to a later one of the same level, where there is a longer way between the two as
-    /// well. What comes from another level is what a network is conditioned on, such as a text's tokens.
+    /// Finds values that a later block of the same level takes as input, if there is also a longer path between the two
+    /// blocks. Values from another level are conditioning, such as text tokens.
     fn find_skips(&mut self, analysis: &Analysis, measure: &Measure<'_>, layers: &[Layer]) {
         let sources = self.sources(analysis, layers);
         let mut edges: BTreeSet<(usize, usize)> = BTreeSet::new();
@@ -215,7 +216,7 @@ impl Flow {
                 continue;
             }
             let positions = measure.positions(value);
-            // A vector for each sample, such as the time's, is no skip connection.
+            // One vector per sample, such as the time embedding, is not a skip connection.
             if positions.is_some_and(|positions| positions > vector) {
                 edges.extend(readers.into_iter().map(|to| (from, to)));
             }
@@ -233,8 +234,8 @@ impl Flow {
         self.skips = edges.iter().filter(is_level).filter(|edge| is_passed(edge)).copied().collect();
     }
 
-    /// For every node, the block of the last layer that its outputs went through: what a block does to a value before its
-    /// first layer leaves it that of the block before.
+    /// Returns, for every node, the block of the last layer that its outputs went through. Before the first layer of a
+    /// block, a value still belongs to the previous block.
     fn sources(&self, analysis: &Analysis, layers: &[Layer]) -> Vec<Option<usize>> {
         let layers: BTreeSet<NodeId> = layers.iter().map(|layer| layer.node).collect();
         let mut sources: Vec<Option<usize>> = vec![None; analysis.graph.nodes.len()];

@@ -1,4 +1,4 @@
-//! Widths, positions and heads of values, before and after a cut.
+//! Measures widths, positions and heads of values, before and after a cut.
 
 use std::collections::BTreeSet;
 
@@ -13,15 +13,15 @@ use crate::operator::couple::layout::{Axis, Layout, Piece, SpaceId};
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
     pub(super) node: NodeId,
-    /// Elements of its output for each channel.
+    /// Number of elements of its output for each channel.
     pub(super) positions: f64,
-    /// The sizes of the axes with the positions, without the first axis of the value.
+    /// The sizes of the axes with positions, without the first axis of the value.
     pub(super) sizes: Vec<i64>,
-    /// Channels of its output.
+    /// Number of channels of its output.
     pub(super) channels: Change,
 }
 
-/// What measures.
+/// A network and its cut, to be measured.
 pub(super) struct Measure<'a> {
     pub(super) analysis: &'a Analysis,
     pub(super) kept: &'a Kept,
@@ -38,7 +38,8 @@ impl Measure<'_> {
         self.analysis.coupling.layouts[value].as_ref()
     }
 
-    /// Which axes of a value have channels: those of spaces among `own`, or where there are none of any space.
+    /// Returns which axes of a value have channels: those with a space among `own`, or if there are none, those with
+    /// any space.
     fn channel_axes(layout: &Layout, own: &BTreeSet<SpaceId>) -> Vec<bool> {
         let has = |axis: &Axis, is_it: &dyn Fn(SpaceId) -> bool| axis.iter().filter_map(Piece::space).any(is_it);
         let of_own: Vec<bool> = layout.axes.iter().map(|axis| has(axis, &|space| own.contains(&space))).collect();
@@ -48,7 +49,7 @@ impl Measure<'_> {
         }
     }
 
-    /// Elements of a value for each of its channels, and the sizes of the axes without channels.
+    /// Returns the number of elements of a value for each of its channels, and the sizes of the axes without channels.
     fn positions_of(&self, value: ValueId, is_channel: &[bool]) -> Option<(f64, Vec<i64>)> {
         let whole = self.whole(value)?;
         let fixed: Vec<(usize, i64)> = whole
@@ -63,13 +64,13 @@ impl Measure<'_> {
         ))
     }
 
-    /// Elements of a value for each of its channels; `None` where its shape is not known.
+    /// Returns the number of elements of a value for each of its channels; `None` if its shape is not known.
     pub(super) fn positions(&self, value: ValueId) -> Option<f64> {
         let is_channel = Self::channel_axes(self.layout(value)?, &BTreeSet::new());
         Some(self.positions_of(value, &is_channel)?.0)
     }
 
-    /// The layer that a node is, if it reads a weight.
+    /// Returns the layer of a node; `None` if it takes no weight as input.
     pub(super) fn layer(&self, at: NodeId) -> Option<Layer> {
         let node = &self.analysis.graph.nodes[at];
         let uses = (0..node.inputs.len()).filter_map(|slot| self.analysis.coupling.weight_use(at, slot));
@@ -90,7 +91,8 @@ impl Measure<'_> {
         Some(Layer { node: at, positions, sizes, channels })
     }
 
-    /// The heads of a product of activations, their number and the dimensions of each, where channels are divided so.
+    /// Returns the number of heads and of dimensions per head for a product of activations; `None` if channels are not
+    /// divided into heads.
     pub(super) fn heads(&self, at: NodeId) -> Option<(Change, Change)> {
         let node = &self.analysis.graph.nodes[at];
         if (0..node.inputs.len()).any(|slot| self.analysis.coupling.weight_use(at, slot).is_some()) {
@@ -112,7 +114,7 @@ impl Measure<'_> {
                     return Some(divided(space, (extent, inner)));
                 }
             }
-            // What chose one of several projections has the digits as spaces of their own.
+            // After selecting one of several projections, the digits are separate spaces.
             let whole = |space: SpaceId| pieces.iter().find(|piece| piece.space() == Some(space));
             for division in self.analysis.coupling.spaces.divisions() {
                 let mut digits = division.digits.iter().flatten().filter_map(|space| whole(*space));
@@ -122,7 +124,7 @@ impl Measure<'_> {
                 }
             }
         }
-        // A fused node divides its channels itself.
+        // A fused node divides its channels internally.
         let own = self.analysis.coupling.spaces.divisions().find(|division| division.node == node.name)?;
         match own.sizes.as_slice() {
             [.., heads, inner] if *heads > 1 => Some(divided(own.space, (*heads, *inner))),
@@ -130,7 +132,7 @@ impl Measure<'_> {
         }
     }
 
-    /// The node that reads a constant with channels along this axis, and how many indices the axis has.
+    /// Returns the node that takes a constant with channels along this axis as input, and the size of the axis.
     pub(super) fn reader(&self, tensor: &str, axis: usize) -> Option<(NodeId, usize)> {
         let value = self.analysis.graph.value(tensor)?;
         let uses = self.analysis.coupling.uses.iter().filter(|weight| weight.value == value);

@@ -1,8 +1,8 @@
-//! Blocks by the names of nodes and weights.
+//! Finds blocks by the names of nodes and weights.
 //!
-//! Exporters name what they write after the modules of the program: `/down_blocks.0/resnets.1/conv1/Conv`,
-//! `down_blocks.0.resnets.1.conv1.weight`. Both are paths in a tree of modules. Modules that stand in a numbered list are the
-//! blocks, unless they are lists of single layers.
+//! Exporters name nodes and weights after the modules of the program: `/down_blocks.0/resnets.1/conv1/Conv`,
+//! `down_blocks.0.resnets.1.conv1.weight`. Both are paths in a tree of modules. The modules in a numbered list are the
+//! blocks, unless the list only has single layers.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use super::measure::Layer;
 use crate::analysis::Analysis;
 use crate::graph::{Node, NodeId};
 
-/// Keys under which exporters tell the modules that a node belongs to.
+/// Metadata keys under which exporters store the modules of a node.
 const SCOPES: [&str; 1] = ["pkg.torch.onnx.name_scopes"];
 
-/// Blocks by name: their paths, and the block of every node whose name tells it.
+/// Blocks by name: their paths, and the block of every node whose name reveals it.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    /// What each is called.
+    /// The names of the blocks.
     pub(super) names: Vec<String>,
-    /// For every node.
+    /// The block of every node.
     pub(super) of_node: Vec<Option<usize>>,
 }
 
-/// The parts of a path, without its last one: the operator, or the role of a weight in its layer.
+/// Splits a path into its parts, without the last one, which is the operator or the role of a weight in its layer.
 fn parts(path: &str) -> Vec<String> {
     let mut scopes: Vec<&str> = Vec::new();
     for scope in path.split('/').filter(|scope| !scope.is_empty()) {
-        // Some repeat the scope before: `/down.1/down.1.0/conv/Conv`.
+        // Some exporters repeat the previous scope: `/down.1/down.1.0/conv/Conv`.
         if scopes.last().is_some_and(|last| scope.strip_prefix(last).is_some_and(|rest| rest.starts_with('.'))) {
             scopes.pop();
         }
@@ -38,18 +38,19 @@ fn parts(path: &str) -> Vec<String> {
     parts
 }
 
-/// The modules that an exporter's own note tells: the quoted parts of a list, of which each continues the one before.
+/// Returns the modules in the exporter's metadata: the quoted parts of a list, each of which continues the previous
+/// one.
 fn scope(text: &str) -> Vec<String> {
     let quoted = |quote: char| -> Vec<&str> { text.split(quote).skip(1).step_by(2).collect() };
     let scopes = if text.contains('\'') { quoted('\'') } else { quoted('"') };
-    // The last is the operation itself.
+    // The last part is the operation itself.
     let modules = scopes.iter().rev().skip(1).find(|scope| !scope.is_empty());
     modules.map_or_else(Vec::new, |path| {
         path.split(['/', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     })
 }
 
-/// The modules that a node belongs to, as far as its name tells.
+/// Returns the modules of a node, as far as its name reveals them.
 fn path_of_node(node: &Node) -> Vec<String> {
     if node.proto.name.contains('/') {
         return parts(&node.proto.name);
@@ -58,31 +59,31 @@ fn path_of_node(node: &Node) -> Vec<String> {
     SCOPES.iter().find_map(entry).map_or_else(Vec::new, |entry| scope(&entry.value))
 }
 
-/// The modules that a layer belongs to.
+/// Returns the modules of a layer.
 fn path_of_layer(analysis: &Analysis, layer: &Layer) -> Vec<String> {
     let node = &analysis.graph.nodes[layer.node];
     let own = path_of_node(node);
     if !own.is_empty() {
         return own;
     }
-    // Where the weight was transposed, its name is gone; that of the bias, which the next node adds, is not.
+    // A transposed weight has lost its name. The bias that the next node adds still has its name.
     let readers = node.outputs.iter().flatten().map(|value| &analysis.graph.values[*value].consumers);
     let next = readers.filter(|readers| readers.len() == 1).flatten().map(|(reader, _)| *reader);
     std::iter::once(node.id).chain(next).find_map(|node| path_of_constants(analysis, node)).unwrap_or_default()
 }
 
-/// The modules that the constants of a node belong to.
+/// Returns the modules that the constants of a node belong to.
 fn path_of_constants(analysis: &Analysis, node: NodeId) -> Option<Vec<String>> {
     let slots = 0..analysis.graph.nodes[node].inputs.len();
     let uses = slots.filter_map(|slot| analysis.coupling.weight_use(node, slot));
     let constants = uses.flat_map(|weight| std::iter::once(weight.value).chain(analysis.fold.sources(weight.value)));
-    // Exporters share equal constants, such as norms that were not trained, under one of their names.
+    // Exporters share equal constants, such as untrained norms, under one of their names.
     let own = constants.map(|value| &analysis.graph.values[value]).filter(|value| value.consumers.len() == 1);
     let names = own.map(|value| value.name.as_str()).filter(|name| !name.contains("::"));
     names.map(parts).find(|path| !path.is_empty())
 }
 
-/// The blocks, where half of the layers have names that tell some; layers in the order of the graph.
+/// Returns the blocks if at least half of the layers have names with modules. Layers must be in the order of the graph.
 pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
     let paths: Vec<(NodeId, Vec<String>)> = layers
         .iter()
@@ -116,7 +117,7 @@ pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
     Some(Blocks { names, of_node })
 }
 
-/// The paths that continue in each way beyond `depth`, in the order in which they first come.
+/// Groups paths by their part at `depth`, in the order of first occurrence.
 fn children<'p>(paths: &[&'p [String]], depth: usize) -> Vec<(Option<&'p str>, Vec<&'p [String]>)> {
     let mut children: Vec<(Option<&str>, Vec<&[String]>)> = Vec::new();
     for path in paths {
@@ -133,7 +134,8 @@ fn is_number(part: &Option<&str>) -> bool {
     part.is_some_and(|part| part.bytes().all(|letter| letter.is_ascii_digit()))
 }
 
-/// Whether paths of one module go on in a numbered list, and whether something in it has several layers.
+/// Returns `Some` if all paths of one module continue with numbers; the value is whether an element of the list has
+/// several layers.
 fn list(paths: &[&[String]], depth: usize) -> Option<bool> {
     let of = children(paths, depth);
     of.iter().all(|(part, _)| is_number(part)).then(|| of.iter().any(|(_, paths)| has_several(paths)))
@@ -143,7 +145,7 @@ fn has_several(paths: &[&[String]]) -> bool {
     paths.iter().any(|path| path != &paths[0])
 }
 
-/// Divides the paths that agree up to `depth` into blocks; `all` counts those of the network.
+/// Divides the paths that agree up to `depth` into blocks; `all` is the number of paths in the network.
 fn divide(paths: &[&[String]], (depth, all): (usize, usize), blocks: &mut Vec<Vec<String>>) {
     let of = children(paths, depth);
     if !is_divided(paths, &of, (depth, all)) {
@@ -162,7 +164,7 @@ fn is_divided(paths: &[&[String]], of: &[(Option<&str>, Vec<&[String]>)], (depth
     match of {
         _ if depth == 0 => true,
         _ if !has_several(paths) => false,
-        // A module of which only one part has layers says no more than that part.
+        // A module with layers in only one part is the same as that part.
         [(Some(_), _)] => true,
         _ if of.iter().all(|(part, _)| is_number(part)) => of.iter().any(|(_, paths)| has_several(paths)),
         _ => {
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_blocks_is_found_behind_a_wrapper() {
+    fn a_list_of_blocks_is_found_inside_a_wrapper() {
         let layers =
             |at: usize| ["attn.qkv", "attn.proj.0", "mlp.0", "mlp.2"].map(|of| format!("net.blocks.{at}.{of}.w"));
         let mut names: Vec<String> = (0..3).flat_map(layers).collect();
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_an_exporter_are_read() {
+    fn metadata_of_an_exporter_is_read() {
         assert_eq!(parts("/down.1/down.1.0/conv/Conv"), ["down", "1", "0", "conv"]);
         assert_eq!(scope("['', 'down.0', 'down.0.conv', 'conv2d_1']"), ["down", "0", "conv"]);
         assert!(scope("x").is_empty() && scope("").is_empty() && scope("['']").is_empty());

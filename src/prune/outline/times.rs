@@ -1,4 +1,4 @@
-//! How long the blocks of a network take.
+//! Measures the time of a network's blocks.
 
 use serde::Serialize;
 
@@ -12,30 +12,31 @@ use crate::lower;
 use crate::runtime::{OperatorTime, SessionOptions, node_times};
 use crate::verify::VerifyOptions;
 
-/// Runs before any is noted, and runs that are.
+/// Number of warm-up runs, and of measured runs.
 const RUNS: (usize, usize) = (2, 9);
 
-/// Share of the time that must belong to blocks: nodes that the library fuses may have lost their names.
+/// Minimum share of the time that must belong to blocks. Nodes that ONNX Runtime fuses may have lost their names.
 const KNOWN: f64 = 0.6;
 
-/// How long the blocks take, original and pruned, in milliseconds.
+/// The times of the blocks in milliseconds, original and pruned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct BlockTimes {
-    /// Of every block of the [`Outline`], before and after.
+    /// The time of every block of the [`Outline`], before and after the cut.
     pub blocks: Vec<(f64, f64)>,
-    /// Of nodes that belong to none.
+    /// The time of nodes that belong to no block.
     pub other: (f64, f64),
-    /// The runs of which they are medians, node by node.
+    /// Number of runs. Times are medians over them, node by node.
     pub runs: usize,
 }
 
 impl Staged {
-    /// How long the blocks of original and pruned file take on the CPU, at the sizes of `options`; `None` where too few
-    /// of the nodes that run have names of the file. Runs are slower than usual, as the library notes the time of every node.
+    /// Measures the time of the blocks of original and pruned file on the CPU, at the sizes of `options`. Returns
+    /// `None` if too few of the nodes that run have names of the file. Runs are slower than usual, since ONNX Runtime
+    /// records the time of every node.
     ///
     /// # Errors
-    /// A network that does not run.
+    /// Fails if a network does not run.
     pub fn block_times(
         &self,
         runtime: &Runtime,
@@ -66,8 +67,8 @@ impl Staged {
     }
 }
 
-/// The block of a node that the library runs: it has the name of a node of the file, or one that begins with it, followed by
-/// what was done to it.
+/// Returns the block of a node that ONNX Runtime runs. The node's name is that of a node of the file, or starts with it
+/// and has a suffix for the optimisation.
 fn block_of(outline: &Outline, node: &str) -> Option<usize> {
     let ends = std::iter::once(node.len()).chain(node.char_indices().rev().map(|(at, _)| at));
     let mut shortened = ends.map(|end| &node[..end]).filter(|name| !name.is_empty());

@@ -1,4 +1,4 @@
-//! A function of one input as it stands in a graph.
+//! A network that is a function of one input.
 
 use std::path::Path;
 
@@ -20,13 +20,14 @@ pub(in crate::prune) struct OutputNetwork<'a> {
     pub(in crate::prune) input: String,
     pub(in crate::prune) element_type: ElementType,
     shape: Vec<Dim>,
-    /// The name of the output that counts.
+    /// The name of the output that is compared.
     pub(in crate::prune) output: String,
-    /// The sizes that are given, and those of the samples.
+    /// The given sizes, and those of the samples.
     given: Sizes,
 }
 
-/// The sizes that are given, and for the last two axes of the one input those of a sample, as far as they are symbols.
+/// Returns the given sizes, and the sizes of a sample for the last two axes of the single input, as far as these are
+/// symbolic.
 pub(in crate::prune) fn with_edges(analysis: &Analysis, given: &Sizes, edges: (usize, usize)) -> Sizes {
     let mut sizes = given.clone();
     if let [input] = analysis.graph.inputs.as_slice()
@@ -39,7 +40,7 @@ pub(in crate::prune) fn with_edges(analysis: &Analysis, given: &Sizes, edges: (u
     sizes
 }
 
-/// Sizes for the symbols of the last two axes, where channels stand before them.
+/// Returns the sizes for the symbols of the last two axes, if there is a batch and a channel axis before them.
 fn sizes_of_edges(shape: &[Dim], (height, width): (usize, usize)) -> Sizes {
     let [_, _, .., of_height, of_width] = shape else { return Sizes::new() };
     let size = |(dim, size): (&Dim, usize)| Some((dim.as_symbol()?, i64::try_from(size).ok()?));
@@ -47,16 +48,20 @@ fn sizes_of_edges(shape: &[Dim], (height, width): (usize, usize)) -> Sizes {
 }
 
 impl<'a> OutputNetwork<'a> {
+    /// Finds input and output of the network.
+    ///
     /// # Errors
-    /// No float input with a batch, or more than one input; no float output.
+    /// Fails if there is no float input with a batch, more than one input, or no float output.
     pub(in crate::prune) fn new(analysis: &'a Analysis, samples: &OutputSamples, given: &Sizes) -> Result<Self, Error> {
         let (graph, facts) = (&analysis.graph, &analysis.facts);
         let fail = |text: String| {
-            Error::usage(text).in_file(analysis.model.path()).hint("score it with --criterion magnitude and --no-refit")
+            Error::usage(text)
+                .in_file(analysis.model.path())
+                .hint("use --criterion magnitude and --no-refit, which need no samples")
         };
         let names = || graph.inputs.iter().map(|id| graph.values[*id].name.as_str()).collect::<Vec<_>>().join(", ");
         let [id] = graph.inputs.as_slice() else {
-            return Err(fail(format!("expected a network of one input, found {}", names())));
+            return Err(fail(format!("expected a network with one input, found {}", names())));
         };
         let fact = facts.values[*id].as_ref();
         let element_type = fact.and_then(|fact| ElementType::from_onnx(fact.dtype as i32)).filter(|of| of.is_float());
@@ -71,7 +76,7 @@ impl<'a> OutputNetwork<'a> {
         let Some(output) = graph.outputs.iter().find(is_float) else {
             return Err(fail("expected a float output, found none".to_owned()));
         };
-        // Costs and verification may be of larger ones.
+        // The given sizes may be larger ones, for costs and verification.
         let mut given = given.clone();
         if let Some(edges) = samples.edges() {
             given.extend(sizes_of_edges(&shape, edges));
@@ -84,7 +89,7 @@ impl<'a> OutputNetwork<'a> {
         self.analysis.model.path()
     }
 
-    /// The graph, and what is known of its values.
+    /// Returns the graph, and the facts about its values.
     pub(in crate::prune) fn known(&self) -> (&'a Graph, &'a Facts) {
         (&self.analysis.graph, &self.analysis.facts)
     }
@@ -93,12 +98,12 @@ impl<'a> OutputNetwork<'a> {
         &self.analysis.facts
     }
 
-    /// The batch that the graph fixes, if it does.
+    /// Returns the batch size that the graph fixes; `None` if it fixes none.
     pub(in crate::prune) fn fixed_batch(&self) -> Option<usize> {
         usize::try_from(self.shape.first()?.as_const()?).ok()
     }
 
-    /// Sizes for every symbolic dimension at a batch.
+    /// Returns sizes for every symbolic dimension at a batch size.
     pub(in crate::prune) fn sizes(&self, batch: usize) -> Sizes {
         let mut given = self.given.clone();
         if let Some(name) = self.shape.first().and_then(Dim::as_symbol) {
@@ -107,21 +112,21 @@ impl<'a> OutputNetwork<'a> {
         sizes_for(self.facts(), &given)
     }
 
-    /// The shape of a batch of samples.
+    /// Returns the shape of a batch of samples.
     ///
     /// # Errors
-    /// A size that is not known.
+    /// Fails if a size is not known.
     pub(in crate::prune) fn dims(&self, batch: usize) -> Result<Vec<usize>, Error> {
         let sizes = self.sizes(batch);
         let size = |dim: &Dim| dim.eval(&sizes).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         self.shape.iter().map(size).collect::<Option<_>>().ok_or_else(|| {
-            Error::usage(format!("a size of input {:?} is not known", self.input))
+            Error::usage(format!("input {:?} has a symbolic dimension without a size", self.input))
                 .in_file(self.path())
-                .hint("give it with --size NAME=N")
+                .hint("set it with --size NAME=N")
         })
     }
 
-    /// What a run on one sample costs.
+    /// Returns the cost of a run with one sample.
     pub(in crate::prune) fn cost(&self) -> Cost {
         let sizes = self.sizes(1);
         self.analysis.count(|counter| counter.cost(None, &sizes))

@@ -1,4 +1,4 @@
-//! Squared gradients of the output, which say how much it moves with each weight.
+//! Squared gradients of the output, which measure how much it changes with each weight.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::super::gradients::{
     Differentiated, Fed, GradientReport, Interface, Summation, announce_plan, differentiated,
 };
 use super::super::options::{CriterionOption, ScoreOptions};
-use super::super::progress::{Progress, Watch, tell};
+use super::super::progress::{Progress, Watch, notify};
 use super::super::refit::LossKind;
 use super::{OutputNetwork, OutputSamples};
 use crate::analysis::Analysis;
@@ -24,14 +24,16 @@ use crate::gradient::accumulate::{Accumulated, Denoising};
 use crate::gradient::loss::{Distance, LossTerm};
 use crate::runtime::Runtime;
 
-/// Samples of a pass, and passes, where nothing is said: a draw of directions is rough, and each pass squares its own.
+/// Default number of samples in a pass, and of passes. A single random direction is a rough estimate, and each pass
+/// squares its own gradients.
 const BATCH: usize = 2;
 const PASSES: usize = 16;
 
-/// Seed of the directions, added to that of the run.
+/// Seed of the directions, added to the seed of the run.
 const SEED_OF_DIRECTIONS: u64 = 7;
 
-/// `count` samples of the input: rows of those that are given, from the first on and again, or drawn ones.
+/// Returns `count` samples of the input: random ones, or given rows, from the first on and repeated if there are too
+/// few.
 pub(in crate::prune) fn samples(
     network: &OutputNetwork<'_>,
     of: &OutputSamples,
@@ -44,14 +46,14 @@ pub(in crate::prune) fn samples(
     match of {
         OutputSamples::Drawn { mean, deviation, .. } => {
             let values = noise(&dims, count, seed).mapv(|value| value * *deviation as f32 + *mean as f32);
-            let source =
-                format!("{count} samples drawn from a normal distribution (mean {mean}, deviation {deviation:.3})");
+            let source = format!("{count} samples from a normal distribution (mean {mean}, deviation {deviation:.3})");
             Ok(Samples { values, numbers: (0..count).collect(), total: None, source })
         }
         OutputSamples::Given { values, source } => {
             let rows = values.dims.first().copied().unwrap_or(0);
             if rows == 0 || values.dims.get(1..) != dims.get(1..) {
-                let text = format!("input {:?}: expected samples {:?}, found {:?}", network.input, dims, values.dims);
+                let text =
+                    format!("input {:?}: expected samples of shape {:?}, found {:?}", network.input, dims, values.dims);
                 return Err(fail(text));
             }
             let numbers: Vec<usize> = (0..count).map(|at| at % rows).collect();
@@ -62,7 +64,7 @@ pub(in crate::prune) fn samples(
     }
 }
 
-/// Passes over samples, each with a direction of its own for every sample.
+/// Passes over samples, with a different random direction for every sample.
 struct Directions<'a> {
     network: &'a OutputNetwork<'a>,
     samples: &'a Samples,
@@ -88,7 +90,7 @@ impl Denoising for Directions<'_> {
         let values: Vec<f64> = rows.iter().map(|value| f64::from(*value)).collect();
         let of_input =
             Array { dims: rows.shape().to_vec(), data: ArrayData::from_f64(self.network.element_type, &values) };
-        // The direction of a sample does not depend on the run that it falls into.
+        // The direction of a sample does not depend on the run that it belongs to.
         let of_one: usize = self.output.iter().skip(1).product();
         let mut directions = Vec::with_capacity(of_one * samples.len());
         for sample in first..first + samples.len() {
@@ -104,8 +106,8 @@ impl Denoising for Directions<'_> {
 /// Sums squared gradients of the output in random directions.
 ///
 /// # Errors
-/// A criterion that goes by the slope of the loss, a network of several inputs, an operator without a gradient, too little
-/// memory; the caller stopped.
+/// Fails if the criterion depends on the gradient of the loss, the network has several inputs, an operator has no
+/// gradient, memory is too small, or the caller stopped.
 pub(in crate::prune) fn gradients(
     analysis: &Analysis,
     runtime: &Runtime,
@@ -114,8 +116,8 @@ pub(in crate::prune) fn gradients(
     watch: &mut Watch<'_>,
 ) -> Result<(Accumulated, GradientReport, Samples), Error> {
     if options.criterion != CriterionOption::Hessian {
-        let text = "the gradient of an output's loss beside itself is zero: expected a criterion by curvature, such as hessian";
-        return Err(Error::usage(text).in_file(analysis.model.path()).hint("give --criterion hessian or magnitude"));
+        let text = "the gradient of the output loss is zero at the original: expected a criterion based on curvature, such as hessian";
+        return Err(Error::usage(text).in_file(analysis.model.path()).hint("use --criterion hessian or magnitude"));
     }
     let settings = &options.gradients;
     let network = OutputNetwork::new(analysis, of, &options.sizes)?;
@@ -132,8 +134,8 @@ pub(in crate::prune) fn gradients(
     let (passes_of_weights, memory) = (parts.len(), demand.clone());
     let output = graph.target_shape.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     let samples = samples(&network, of, batch * passes, options.seed)?;
-    let process = "how far the output moves".to_owned();
-    tell(watch, Progress::Network(&format!("input:        {}\noutput:       {}", network.input, network.output)))?;
+    let process = "change of the output".to_owned();
+    notify(watch, Progress::Network(&format!("input:        {}\noutput:       {}", network.input, network.output)))?;
     let task = Directions {
         network: &network,
         samples: &samples,

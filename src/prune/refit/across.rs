@@ -1,10 +1,10 @@
-//! What groups of channels are compared by where cuts of global scope are asked for.
+//! Losses that compare channel groups in cuts of global scope.
 
 use super::super::choice::Scoring;
 use super::super::gradients::{clean_samples, recognise};
 use super::super::network::Denoising;
 use super::super::options::ScoreOptions;
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::samples::{Clean, NoisySamples};
 use super::{PROBE_BATCH, PROBED, SEED_OF_PROBE};
 use crate::analysis::Analysis;
@@ -14,14 +14,14 @@ use crate::refit::{Going, RefitOptions, unexplained};
 use crate::runtime::Runtime;
 use crate::select::order;
 
-/// Rows of a layer's covariance, at most.
+/// Maximum number of rows for a layer's covariance.
 const ROWS: usize = 24_000;
 
-/// Measures what is lost with each channel of every group, on these clean samples or, where there are none, on those that
-/// `options` name. What can't be measured leaves a warning, and scores take its place.
+/// Measures the loss of each channel of every group, on these clean samples, or if there are none, on those of
+/// `options`. If this fails, adds a warning; scores are compared instead.
 ///
 /// # Errors
-/// The caller stopped.
+/// Fails if the caller stopped.
 pub(in crate::prune) fn measure(
     analysis: &Analysis,
     scoring: &mut Scoring,
@@ -40,7 +40,7 @@ pub(in crate::prune) fn measure(
     };
     scoring.passes.iter_mut().for_each(|scored| scored.losses.clear());
     scoring.warnings.push(format!(
-        "global scope: what a fit would leave of each layer can't be measured, groups are compared by their scores: {why}"
+        "global scope: groups are compared by their scores, since the error of a fit can't be measured for each layer: {why}"
     ));
     Ok(())
 }
@@ -91,7 +91,7 @@ fn losses(
         let going: Vec<Going<'_>> =
             groups.iter().zip(&orders).map(|(group, order)| Going { group, order: order.as_slice() }).collect();
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Comparing, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Comparing, done, total });
         scored.losses = unexplained(analysis, &going, probe, &options, runtime, &mut progress)?;
     }
     Ok(())

@@ -1,11 +1,11 @@
-//! What a refit is judged by: the denoising loss of original, cut and refitted network on samples that nothing was fitted
-//! to, and samples of all three from the same noise.
+//! Evaluates a refit: the denoising loss of original, cut and refitted network on held-out samples, and samples of all
+//! three from the same noise.
 
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
 use super::super::network::Denoising;
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use crate::collective::Collective;
 use crate::diffusion::{
     Conditioning, Denoiser, SampleOptions, Sampler, Samples, denoising_losses, generate, grid_png, noise,
@@ -15,19 +15,19 @@ use crate::graph::model::Model;
 use crate::lower;
 use crate::runtime::{Runtime, SessionOptions};
 
-/// Samples that are evaluated together.
+/// Number of samples that are evaluated together.
 const BATCH: usize = 32;
 
-/// MACs of all runs of one network, at most.
+/// Maximum number of MACs for all runs of one network.
 const MACS: f64 = 2e12;
 
-/// Runs of one network that are always afforded, but for its size.
+/// Number of runs of one network that are made in any case, if the limit on MACs allows it.
 const RUNS: usize = 64;
 
-/// Timesteps at which losses are compared: at most, and at least.
+/// Maximum and minimum number of timesteps for comparing losses.
 const TIMESTEPS: (usize, usize) = (25, 5);
 
-/// Steps in which pictures are drawn.
+/// Number of sampler steps for sample images.
 const DRAWING_STEPS: usize = 15;
 
 /// The denoising losses of three networks on the same held-out samples and noise.
@@ -40,14 +40,14 @@ pub struct RefitLosses {
     pub timesteps: Vec<f64>,
     /// The losses of the original, by timestep.
     pub original: Vec<f64>,
-    /// Those of the cut.
+    /// The losses of the cut, by timestep.
     pub cut: Vec<f64>,
-    /// Those of the refitted network.
+    /// The losses of the refitted network, by timestep.
     pub refitted: Vec<f64>,
 }
 
 impl RefitLosses {
-    /// The means over the timesteps: original, cut, refitted.
+    /// Returns the means over the timesteps: original, cut, refitted.
     pub fn means(&self) -> [f64; 3] {
         [&self.original, &self.cut, &self.refitted]
             .map(|losses| losses.iter().sum::<f64>() / losses.len().max(1) as f64)
@@ -57,21 +57,21 @@ impl RefitLosses {
 /// Samples of the three networks from the same noise.
 #[derive(Clone, Debug)]
 pub struct RefitPictures {
-    /// Of original, cut and refitted network, `[count, ...]`.
+    /// The samples of original, cut and refitted network, `[count, ...]`.
     pub samples: [ArrayD<f32>; 3],
-    /// The values that become black and white.
+    /// The sample values that are shown as black and white.
     pub range: (f64, f64),
 }
 
 impl RefitPictures {
-    /// Each as one PNG image of tiles: the bytes of the files.
+    /// Returns one PNG image of tiles for each network.
     ///
     /// # Errors
-    /// Samples that are no images.
+    /// Fails if the samples are not images.
     pub fn pngs(&self) -> Result<[Vec<u8>; 3], Error> {
         let [original, cut, refitted] = &self.samples;
         let png = |samples: &ArrayD<f32>| {
-            // A cut that draws noise may draw what is no number.
+            // A cut that generates noise may also generate NaN.
             let finite = samples.mapv(|value| if value.is_finite() { value } else { self.range.0 as f32 });
             grid_png(&finite, self.range)
         };
@@ -79,7 +79,7 @@ impl RefitPictures {
     }
 }
 
-/// What judges networks with the interface of one original.
+/// Evaluates networks with the interface of one original.
 pub(in crate::prune) struct Judge<'a> {
     pub(in crate::prune) network: Denoising<'a>,
     pub(in crate::prune) conditioning: &'a Conditioning,
@@ -87,13 +87,13 @@ pub(in crate::prune) struct Judge<'a> {
     pub(in crate::prune) seed: u64,
     /// MACs of one run on one sample.
     pub(in crate::prune) macs: f64,
-    /// Noisy samples of the fit: judging takes no more of each network.
+    /// Number of noisy samples of the fit. An evaluation uses no more for each network.
     pub(in crate::prune) fitted: usize,
-    /// The processes that divide the samples.
+    /// The processes that share the samples.
     pub(in crate::prune) ranks: &'a dyn Collective,
 }
 
-/// What one network gave.
+/// The evaluation of one network.
 #[derive(Debug, Default)]
 pub(in crate::prune) struct Judged {
     pub(in crate::prune) losses: Vec<(f64, f64)>,
@@ -107,12 +107,12 @@ impl Judge<'_> {
             .map_err(|error| error.in_file(model.path()))
     }
 
-    /// Runs on one sample: no more than the fit takes, and fewer of a large network.
+    /// Returns the number of runs with one sample: no more than the fit uses, and fewer for a large network.
     fn runs(&self) -> usize {
         ((MACS / self.macs.max(1.0)) as usize).min(self.fitted.max(RUNS))
     }
 
-    /// Samples that are evaluated, in whole batches, the batch, and the timesteps.
+    /// Returns the number of evaluated samples in whole batches, the batch size, and the number of timesteps.
     pub(in crate::prune) fn extent(&self, samples: &Samples) -> Option<(usize, usize, usize)> {
         let steps = self.network.configured().process.schedule.step_count();
         let timesteps = (self.runs() / samples.len().clamp(1, 4)).clamp(TIMESTEPS.1, TIMESTEPS.0).min(steps);
@@ -122,15 +122,15 @@ impl Judge<'_> {
         (count > 0).then_some((count, batch, timesteps))
     }
 
-    /// Samples that a large network affords to draw.
+    /// Returns the number of samples to generate: fewer for a large network.
     fn drawable(&self, wanted: usize) -> usize {
         wanted.min((self.runs() / DRAWING_STEPS).max(1))
     }
 
-    /// Evaluates a network on held-out samples, and lets it draw `drawn` samples.
+    /// Evaluates a network on held-out samples, and generates `drawn` samples with it.
     ///
     /// # Errors
-    /// A network that fails; the caller stopped.
+    /// Fails if the network fails, or if the caller stopped.
     pub(in crate::prune) fn judge(
         &self,
         model: &Model,
@@ -153,7 +153,7 @@ impl Judge<'_> {
                 of,
                 timesteps,
                 self.ranks,
-                &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+                &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
             )
             .map_err(|error| error.in_file(model.path()))?;
         }
@@ -171,7 +171,7 @@ impl Judge<'_> {
             };
             let values =
                 generate(&mut denoiser, process, self.conditioning, &options, self.ranks, &mut |done, total| {
-                    tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+                    notify(watch, Progress::At { stage: Stage::Sampling, done, total })
                 })
                 .map_err(|error| error.in_file(model.path()))?;
             judged.drawn = Some(values);

@@ -1,5 +1,5 @@
-//! The refit of a network that does not denoise: on samples of its input, judged by how far its output is from the
-//! original's on samples that nothing was fitted to.
+//! Refits a network that does not denoise on samples of its input. It is evaluated by the distance of its output from
+//! the original's on held-out samples.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use ndarray::{Axis, Slice};
 
 use super::super::options::ScoreOptions;
 use super::super::output::{OutputNetwork, OutputSamples, samples};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::runtime::Runtime;
 use super::super::staged::Staged;
 use super::repeat::checkpoint;
@@ -27,13 +27,13 @@ use crate::plan::Plan;
 use crate::refit::{Probe, RefitCut, RefitData, RefitOptions, refit};
 use crate::runtime::{SessionOptions, available_memory};
 
-/// Seed of the samples, added to that of the run: gradients take others.
+/// Seed of the samples, added to the seed of the run. Gradients use other samples.
 const SEED_OF_SAMPLES: u64 = 2;
 
-/// Samples that nothing is fitted to, at most: each is a run of three networks.
+/// Maximum number of held-out samples. Each needs a run of three networks.
 const HELD_OUT: usize = 8;
 
-/// Samples of the input, in chunks.
+/// Input samples in chunks.
 struct Chunks<'a> {
     network: &'a OutputNetwork<'a>,
     samples: &'a Samples,
@@ -47,7 +47,7 @@ impl<'a> Chunks<'a> {
         Self { network, samples, batch, chunks, sizes: network.sizes(batch) }
     }
 
-    /// The samples of a chunk as the network takes them.
+    /// Returns the samples of a chunk in the network's element type.
     fn array(&self, chunk: usize) -> Array {
         let first = chunk * self.batch;
         let rows = self.samples.values.slice_axis(Axis(0), Slice::from(first..first + self.batch));
@@ -74,7 +74,7 @@ impl RefitData for Chunks<'_> {
     }
 }
 
-/// As [`Staged::refit`], of a network that gives an output.
+/// Does the same as [`Staged::refit`] for a network that does not denoise.
 pub(super) fn refit_output(
     staged: Staged,
     runtime: &Runtime,
@@ -89,7 +89,7 @@ pub(super) fn refit_output(
     }
     let cost = network.cost();
     let wanted = settings.samples.unwrap_or_else(|| affordable(&cost));
-    // The same sample twice says nothing new: rows that are given are taken once.
+    // Repeating a sample adds no information: given rows are used once.
     let rows = of.rows();
     let held = rows.map_or(HELD_OUT, |rows| HELD_OUT.min(rows / 5)).min(settings.held_out).min(wanted);
     let wanted = rows.map_or(wanted, |rows| wanted.min(rows - held).max(1));
@@ -99,7 +99,7 @@ pub(super) fn refit_output(
     };
     let chunks = (wanted / batch).max(1);
     let extent = Extent { batch, samples: chunks * batch, timesteps: 1 };
-    // Held-out samples fill runs, or there are none.
+    // Held-out samples must fill whole runs.
     let of_run = network.fixed_batch().unwrap_or(batch.min(held)).max(1);
     let held = held / of_run * of_run;
     let all = samples(&network, of, extent.samples + held, options.seed.wrapping_add(SEED_OF_SAMPLES))?;
@@ -110,7 +110,7 @@ pub(super) fn refit_output(
     let original = judge.outputs(&analysis.model, watch)?;
     let cut = judge.distance(&original, &pruned, watch)?;
     let started = Instant::now();
-    let process = "output beside the original's".to_owned();
+    let process = "output compared with the original's".to_owned();
     let data_blake3 = digest(&fit);
     let checkpoint = checkpoint(settings, (staged.cut().plan(), &pruned), (extent, &data_blake3, &process), watch)?;
     let fit_options = RefitOptions { seed: options.seed, checkpoint, ..settings.options.clone() };
@@ -125,13 +125,13 @@ pub(super) fn refit_output(
     let refit_cut = RefitCut { analysis: &analysis, rewritten, pruned: &pruned };
     let fitted = {
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Refitting, done, total });
         refit(refit_cut, (&data, &data.sizes), probe, &fit_options, runtime.0, &mut progress)?
     };
     let seconds = started.elapsed().as_secs_f64();
     let mut plan = Plan::clone(staged.cut().plan());
     let staged = adopt(staged, &fitted, &pruned, &mut plan)?;
-    // What the samples were made of is not in the plan, so that nothing could make them again.
+    // The plan does not record the source of the samples, so the refit can't be repeated.
     plan.refit = None;
     let refitted = judge.distance(&original, &load(staged.path())?, watch)?;
     let losses = cut.zip(refitted).map(|(cut, refitted)| RefitLosses {
@@ -158,7 +158,7 @@ pub(super) fn refit_output(
     Ok(staged.refitted(plan, report))
 }
 
-/// Samples of one run of both networks that fit into the memory that is free, at most `wanted`.
+/// Returns the number of samples, at most `wanted`, for which a run of both networks fits into free memory.
 fn fitting(network: &OutputNetwork<'_>, model: &Model, wanted: usize) -> Result<usize, Error> {
     let (graph, facts) = network.known();
     let needed = |batch: usize| -> Result<u64, Error> {
@@ -170,7 +170,7 @@ fn fitting(network: &OutputNetwork<'_>, model: &Model, wanted: usize) -> Result<
     Ok((1..=wanted).rev().find_map(|batch| fitting_batch(available_memory(), batch, estimate)).unwrap_or(1))
 }
 
-/// What judges networks by their outputs on held-out samples.
+/// Evaluates networks by their outputs on held-out samples.
 struct Judge<'a> {
     network: &'a OutputNetwork<'a>,
     runtime: &'a Runtime,
@@ -180,7 +180,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// The outputs of a network, by chunk.
+    /// Returns the outputs of a network, by chunk.
     fn outputs(&self, model: &Model, watch: &mut Watch<'_>) -> Result<Vec<Array>, Error> {
         if self.chunks == 0 {
             return Ok(Vec::new());
@@ -191,15 +191,18 @@ impl Judge<'_> {
         let place = session.outputs().iter().position(|output| output.name == self.network.output);
         let mut outputs = Vec::with_capacity(self.chunks);
         for chunk in 0..self.chunks {
-            tell(watch, Progress::At { stage: Stage::Losses, done: chunk, total: self.chunks })?;
+            notify(watch, Progress::At { stage: Stage::Losses, done: chunk, total: self.chunks })?;
             let given = session.run(&chunks.inputs(chunk)?).map_err(|error| fail(error.into()))?;
             let output = given.into_iter().nth(place.unwrap_or(0));
-            outputs.push(output.map(|(_, output)| output).ok_or_else(|| fail(Error::unmet("expected an output")))?);
+            outputs.push(
+                output.map(|(_, output)| output).ok_or_else(|| fail(Error::unmet("expected an output, found none")))?,
+            );
         }
         Ok(outputs)
     }
 
-    /// The mean squared error of a network's output to the original's; `None` without held-out samples.
+    /// Returns the mean squared error of a network's output relative to the original's; `None` without held-out
+    /// samples.
     fn distance(&self, original: &[Array], model: &Model, watch: &mut Watch<'_>) -> Result<Option<f64>, Error> {
         let (mut sum, mut count) = (0.0, 0);
         for (expected, found) in original.iter().zip(self.outputs(model, watch)?) {
@@ -211,7 +214,7 @@ impl Judge<'_> {
     }
 }
 
-/// The BLAKE3 of all samples, in hexadecimal.
+/// Returns the BLAKE3 of all samples, in hexadecimal.
 fn digest(samples: &Samples) -> String {
     let mut hasher = blake3::Hasher::new();
     samples.values.iter().for_each(|value| _ = hasher.update(&value.to_le_bytes()));

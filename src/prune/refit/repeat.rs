@@ -1,6 +1,6 @@
-//! Refits that go on after a kill, and those of a plan that are made again.
+//! Refits that resume after an interruption, and refits that a plan describes.
 
-use super::super::progress::{Progress, Watch, tell};
+use super::super::progress::{Progress, Watch, notify};
 use super::{CHECKPOINT_PERIOD, Extent, RefitSettings};
 use crate::error::Error;
 use crate::graph::digest::DigestKind;
@@ -8,7 +8,7 @@ use crate::graph::model::Model;
 use crate::plan::{Plan, RefitPlan};
 use crate::refit::{RefitCheckpoint, RefitOptions};
 
-/// Where the fits are saved, with what must be equal for a run to go on.
+/// Returns the checkpoint of the fits. Its fingerprint must match for a run to be resumed.
 pub(super) fn checkpoint(
     settings: &RefitSettings,
     (plan, pruned): (&Plan, &Model),
@@ -25,14 +25,14 @@ pub(super) fn checkpoint(
     );
     match (settings.resume, path.exists()) {
         (true, true) => {
-            tell(watch, Progress::Note(&format!("the refit goes on from {}", path.display())))?;
+            notify(watch, Progress::Note(&format!("the refit resumes from {}", path.display())))?;
         }
         (false, true) => {
             let text = format!(
-                "{} is the checkpoint of a refit that was stopped; --resume goes on from it, this run replaces it",
+                "{} is the checkpoint of an interrupted refit, which this run replaces; use --resume to continue from it",
                 path.display()
             );
-            tell(watch, Progress::Warning(&text))?;
+            notify(watch, Progress::Warning(&text))?;
         }
         _ => {}
     }
@@ -47,31 +47,33 @@ pub(super) fn checkpoint(
 /// Refuses to repeat a refit on other data, or for another process.
 pub(super) fn refuse_other(plan: &RefitPlan, process: &str, data_blake3: &str) -> Result<(), Error> {
     if plan.process != process {
-        let text =
-            format!("the weights of the plan were fitted for another process: {}, found {process}", plan.process);
+        let text = format!(
+            "the weights of the plan were fitted for another process: expected {}, found {process}",
+            plan.process
+        );
         return Err(
-            Error::usage(text).hint("give the options of the schedule, or --scheduler-config, as for the first refit")
+            Error::usage(text).hint("use the same schedule options or --scheduler-config as for the first refit")
         );
     }
     if plan.data_blake3 != data_blake3 {
         let text = format!(
-            "the weights of the plan were fitted on other samples: their BLAKE3 is {}, found {data_blake3}",
+            "the weights of the plan were fitted on other samples: expected BLAKE3 {}, found {data_blake3}",
             plan.data_blake3
         );
-        return Err(Error::usage(text).hint("give the data, its range and the inputs of the first refit"));
+        return Err(Error::usage(text).hint("use the same data, data range and inputs as for the first refit"));
     }
     Ok(())
 }
 
 impl RefitSettings {
-    /// Those of a refit that a plan records.
+    /// Returns the settings of the refit that a plan records.
     ///
     /// # Errors
-    /// The plan holds a regular expression that is none.
+    /// Fails if the plan has an invalid regular expression.
     pub fn repeated(plan: &RefitPlan) -> Result<Self, Error> {
         let exclude = plan.exclude.as_deref().map(regex::Regex::new).transpose();
         let exclude = exclude.map_err(|error| {
-            Error::usage(format!("the refit of the plan excludes by no regular expression: {error}"))
+            Error::usage(format!("the plan's refit has an invalid regular expression to exclude layers: {error}"))
         })?;
         let options = RefitOptions {
             ridge: plan.ridge,

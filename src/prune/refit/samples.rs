@@ -1,4 +1,4 @@
-//! The clean samples of a refit, and the noisy ones that are made of them.
+//! The clean samples of a refit, and the noisy samples that are computed from them.
 
 use blake3::Hasher;
 use rand::SeedableRng;
@@ -20,29 +20,29 @@ use crate::graph::sizes::Sizes;
 use crate::refit::{Probe, RefitData};
 use crate::runtime::Runtime;
 
-/// Samples that the network draws itself where no data is given: those of the fit, and those that are held out.
+/// Number of samples that the network generates if no data is given: for the fit, and held out.
 const DRAWN: (usize, usize) = (48, 16);
 
-/// Seeds of the choices of a refit, each added to the seed of the run: that of the gradients takes the first two.
+/// Seeds of a refit, added to the seed of the run. Gradients use the first two values.
 const SEED_OF_SAMPLES: u64 = 2;
 const SEED_OF_ORDER: u64 = 3;
 
-/// Clean samples, split.
+/// Clean samples, split into those of the fit and held-out ones.
 #[derive(Clone, Debug)]
 pub(super) struct Clean {
-    /// Those of the fit.
+    /// The samples of the fit.
     pub(super) fit: Samples,
-    /// Those that nothing is fitted to; none where there is a single sample.
+    /// The held-out samples. `None`: there is only one sample.
     pub(super) held_out: Option<Samples>,
-    /// How they were drawn, where they were: the sampler, and the steps.
+    /// The sampler and its number of steps. `None`: the samples were given.
     pub(super) drawn: Option<(Sampler, usize)>,
 }
 
 impl Clean {
-    /// Reads or draws the samples: at most as many for the fit as it takes noisy ones, a fifth of all held out.
+    /// Reads or generates the samples: for the fit at most as many as there are noisy ones; a fifth of all is held out.
     ///
     /// # Errors
-    /// Data that can't be read or does not fit the network; a network that draws no finite samples.
+    /// Fails if data can't be read or does not fit the network, or if generated samples are not finite.
     pub(super) fn new(
         network: Denoising<'_>,
         runtime: &Runtime,
@@ -60,7 +60,7 @@ impl Clean {
             }
             None => (DRAWN.0.min(noisy), DRAWN.1.min(settings.held_out)),
         };
-        // Drawing takes as many steps as it is worth, however few timesteps the gradients visit.
+        // The number of sampler steps should not depend on the number of timesteps that the gradients visit.
         let gradients = GradientSettings { timesteps: None, ..options.gradients.clone() };
         let drawn = gradients.data.is_none().then(|| (gradients.draw_sampler, gradients.drawing_steps()));
         let seed = options.seed.wrapping_add(SEED_OF_SAMPLES);
@@ -74,7 +74,7 @@ impl Clean {
         Ok(Self { fit: all.select(fitted), held_out, drawn })
     }
 
-    /// The BLAKE3 of all samples with their numbers, in hexadecimal.
+    /// Returns the BLAKE3 of all samples with their numbers, in hexadecimal.
     pub(super) fn digest(&self) -> String {
         let mut hasher = Hasher::new();
         for samples in [Some(&self.fit), self.held_out.as_ref()].into_iter().flatten() {
@@ -86,7 +86,7 @@ impl Clean {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// `count` samples of the fit in random order, each as often as any other.
+    /// Returns `count` samples of the fit in random order, all equally often.
     pub(super) fn repeated(&self, count: usize, seed: u64) -> Samples {
         let mut random = Pcg64Mcg::seed_from_u64(seed.wrapping_add(SEED_OF_ORDER));
         let mut places = Vec::with_capacity(count);
@@ -99,7 +99,7 @@ impl Clean {
     }
 }
 
-/// Chunks of noisy samples, each at a timestep of its own.
+/// Chunks of noisy samples, each at one timestep.
 pub(super) struct NoisySamples<'a> {
     network: Denoising<'a>,
     task: DenoisingTask<'a>,
@@ -110,10 +110,11 @@ pub(super) struct NoisySamples<'a> {
 }
 
 impl<'a> NoisySamples<'a> {
-    /// `samples` are those of all chunks in order. Chunks outnumber timesteps where several have the same.
+    /// Prepares the chunks. `samples` are the samples of all chunks in order. If there are more chunks than timesteps,
+    /// several chunks share a timestep.
     ///
     /// # Errors
-    /// More timesteps than the schedule has.
+    /// Fails if there are more timesteps than the schedule has.
     pub(super) fn new(
         network: Denoising<'a>,
         conditioning: &'a Conditioning,
@@ -133,10 +134,10 @@ impl<'a> NoisySamples<'a> {
         Ok(Self { network, task, batch, chunks: samples.len() / batch, sizes })
     }
 
-    /// These samples to find out by how much errors count.
+    /// Returns these samples as a probe that measures the weight of errors.
     ///
     /// # Errors
-    /// The number of channels of the prediction is not known.
+    /// Fails if the number of channels of the prediction is not known.
     pub(super) fn probe(&self) -> Result<Probe<'_>, Error> {
         let roles = self.network.roles();
         Ok(Probe {
@@ -147,7 +148,7 @@ impl<'a> NoisySamples<'a> {
         })
     }
 
-    /// The place of a chunk's timestep.
+    /// Returns the position of a chunk's timestep.
     fn at(&self, chunk: usize) -> usize {
         chunk * self.task.timesteps().len() / self.chunks
     }

@@ -1,4 +1,4 @@
-//! A cut that nothing is fitted to, beside its original: losses on clean samples, and samples from the same noise.
+//! Evaluates a cut without a refit next to its original: losses on clean samples, and samples from the same noise.
 
 use ndarray::ArrayD;
 
@@ -16,27 +16,27 @@ use crate::collective::Alone;
 use crate::error::Error;
 use crate::load::load;
 
-/// Runs of a network for its losses, at most.
+/// Maximum number of runs of a network for its losses.
 const RUNS: usize = 400;
 
-/// Original and cut by the same measure.
+/// The evaluation of original and cut.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CutJudgement {
-    /// Samples of both from the same noise, `[count, ...]`.
+    /// The samples of both from the same noise, `[count, ...]`.
     pub samples: [ArrayD<f32>; 2],
-    /// The values that become black and white.
+    /// The sample values that are shown as black and white.
     pub range: (f64, f64),
     /// The process, in words.
     pub process: String,
-    /// Where the clean samples come from, in words; `None` without data.
+    /// The source of the clean samples, in words. `None`: there is no data.
     pub source: Option<String>,
-    /// Timesteps with the denoising losses of both on clean samples; empty without data.
+    /// The timesteps and denoising losses of both on clean samples. Empty if there is no data.
     pub losses: [Vec<(f64, f64)>; 2],
 }
 
 impl CutJudgement {
-    /// The means over the timesteps, where losses were measured.
+    /// Returns the means over the timesteps; `None` if no losses were measured.
     pub fn means(&self) -> Option<[f64; 2]> {
         let mean = |losses: &Vec<(f64, f64)>| losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len() as f64;
         (!self.losses[0].is_empty()).then(|| [mean(&self.losses[0]), mean(&self.losses[1])])
@@ -44,11 +44,11 @@ impl CutJudgement {
 }
 
 impl Staged {
-    /// Measures the denoising losses of original and cut, where `options` name clean samples, and lets both draw `count` samples
-    /// from the same noise.
+    /// Measures the denoising losses of original and cut if `options` have clean samples, and generates `count` samples
+    /// with both from the same noise.
     ///
     /// # Errors
-    /// Data that can't be read, a network that does not denoise or does not run, the caller stopped.
+    /// Fails if data can't be read, the network does not denoise or does not run, or the caller stopped.
     pub fn judge(
         &self,
         runtime: &Runtime,
@@ -57,7 +57,7 @@ impl Staged {
         watch: &mut Watch<'_>,
     ) -> Result<CutJudgement, Error> {
         if matches!(options.task, Task::Output(_)) {
-            return Err(Error::usage("the network does not denoise").in_file(self.cut().model().path()));
+            return Err(Error::usage("expected a denoising network").in_file(self.cut().model().path()));
         }
         let analysis = self.cut().analysis().0.clone();
         let found = recognise(&analysis, options)?;
@@ -85,7 +85,7 @@ impl Staged {
         let original = judge.judge(&analysis.model, held_out, count, watch)?;
         let cut = judge.judge(&pruned, held_out, count, watch)?;
         let (Some(first), Some(second)) = (original.drawn, cut.drawn) else {
-            return Err(Error::usage("expected at least 1 sample to draw, found 0"));
+            return Err(Error::usage("expected at least 1 sample to generate, found 0"));
         };
         Ok(CutJudgement {
             samples: [first, second],

@@ -1,5 +1,5 @@
-//! Cuts of what was cut before, told as one cut of the first original: so that it stays in view of verification, fits and
-//! training.
+//! Describes a cut of a network that was cut before as one cut of the first original, so that the original remains
+//! available for verification, fits and training.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,13 +17,14 @@ use crate::plan::Plan;
 use crate::write::{MemoryWeight, WeightSource};
 
 impl Cut {
-    /// As [`Cut::stage`], for a cut of a file that is itself a cut of `original`, by `first`: the staged file, its plan and
-    /// its verification are those of one cut of `original`, which [`Analysis::repeat`] makes by that plan. Weights that had
-    /// changed in the file have their new values, as far as they are kept. `path` names the plan in messages.
+    /// Does the same as [`Cut::stage`] for a cut of a file that is itself a cut of `original` by the plan `first`. The
+    /// staged file, its plan and its verification are those of one cut of `original`; [`Analysis::repeat`] makes it
+    /// from that plan. Changed weights of the file keep their new values, as far as they are kept. `path` names the
+    /// plan in messages.
     ///
     /// # Errors
-    /// As [`Cut::stage`] and [`Plan::then`]; weights that were one in the original and have changed apart would become one
-    /// again.
+    /// Same as [`Cut::stage`] and [`Plan::then`]; also fails if a weight of the original has different values for
+    /// different nodes now, but the new cut would store it only once.
     pub fn stage_after(
         &self,
         original: &Analysis,
@@ -35,7 +36,7 @@ impl Cut {
         let cut = original.repeat(&plan, path, runtime)?;
         let staged = cut.stage(output)?;
         let Some(changed) = &first.changed else { return Ok(staged) };
-        // What this cut leaves of the weights that had changed.
+        // The changed weights, after this cut.
         let own = self.stage(output)?;
         let file = load(own.path())?;
         let changes = Carried { cut: &cut, file: &file }.changes(changed)?;
@@ -48,7 +49,7 @@ impl Cut {
     }
 }
 
-/// Weights on their way from a file to the same cut of the original, where they may have other names.
+/// Copies weights from a file to the same cut of the original, where they may have other names.
 struct Carried<'a> {
     cut: &'a Cut,
     file: &'a Model,
@@ -72,7 +73,7 @@ impl<'a> Carried<'a> {
         Ok(changes)
     }
 
-    /// The name that a reader's constant has in the cut of the original.
+    /// Returns the name that a reader's constant has in the cut of the original.
     fn name(&self, output: &str, slot: usize) -> Option<String> {
         let graph = &self.cut.analysis().0.graph;
         let (node, _) = graph.values[graph.value(output)?].producer?;
@@ -84,7 +85,7 @@ impl<'a> Carried<'a> {
         Some(slices.of(node, slot).map_or(&graph.values[value].name, |(name, _)| name).clone())
     }
 
-    /// What a reader reads in the file.
+    /// Returns the tensor that a reader takes as input in the file.
     fn tensor(&self, output: &str, slot: usize) -> Result<&'a TensorProto, Error> {
         let graph = self.file.graph();
         let node = graph.node.iter().find(|node| node.first_output() == output);
@@ -93,7 +94,7 @@ impl<'a> Carried<'a> {
             graph.initializer.iter().find(|tensor| tensor.name == *name)
         });
         tensor.ok_or_else(|| {
-            let text = format!("expected a weight at input {slot} of node {output:?}, which has changed, found none");
+            let text = format!("expected a changed weight at input {slot} of node {output:?}, found none");
             Error::unsupported(text).in_file(self.file.path())
         })
     }
@@ -104,7 +105,7 @@ impl<'a> Carried<'a> {
         Ok(Arc::new(MemoryWeight::new(tensor.element_type(), &tensor.dims, bytes.into())))
     }
 
-    /// Makes sure that all readers of a weight of the cut read the same in the file, as the one `first` does.
+    /// Checks that all readers of a weight of the cut take the same values in the file as `first` does.
     fn check_shared(&self, name: &str, first: (&str, usize)) -> Result<(), Error> {
         let graph = &self.cut.analysis().0.graph;
         let expected = self.tensor(first.0, first.1)?;
@@ -119,12 +120,12 @@ impl<'a> Carried<'a> {
                     || self.file.tensor_bytes(other)? == self.file.tensor_bytes(expected)?;
                 if !is_same {
                     let text = format!(
-                        "nodes {:?} and {output:?} would read one weight again, {name:?}, which has changed apart for them",
+                        "nodes {:?} and {output:?} would share weight {name:?}, but it has different values for them since it was changed",
                         first.0
                     );
                     return Err(Error::unsupported(text)
                         .in_file(self.file.path())
-                        .hint("cut to another target, or in fewer rounds"));
+                        .hint("use another target, or fewer rounds"));
                 }
             }
         }

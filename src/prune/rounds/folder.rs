@@ -1,4 +1,4 @@
-//! What rounds leave in a folder, so that a run that was stopped goes on with the round it was in.
+//! The folder of a run in rounds, from which an interrupted run resumes with the round it was in.
 
 use std::path::{Path, PathBuf};
 
@@ -8,36 +8,36 @@ use crate::collective::{Collective, of_first};
 use crate::error::Error;
 use crate::files::{read_text, write_file};
 
-/// The file that says how far a run got, and its size at most.
+/// The file with the progress of a run, and its maximum size.
 const STATE: &str = "rounds.json";
 const MOST_BYTES: u64 = 1 << 16;
 
-/// How far a run got.
+/// The progress of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
-    /// Describes network, data and options.
+    /// A description of network, data and options.
     fingerprint: String,
-    /// The last round whose cut is there, and the last one that is done.
+    /// The last round whose cut is complete, and the last round that is complete.
     cut: usize,
     done: usize,
 }
 
-/// The folder of a run: `round-2.cut.onnx`, cut and fitted; `round-2.onnx`, trained; their plans; and `round-2.finetune`, the
-/// run folder of the training. The last round's network lies in the place of the output instead.
+/// The folder of a run. It holds `round-2.cut.onnx`, cut and fitted; `round-2.onnx`, trained; their plans; and
+/// `round-2.finetune`, the folder of the training. The network of the last round is written to the output instead.
 #[derive(Clone, Debug)]
 pub struct RoundFolder {
     path: PathBuf,
     state: State,
-    /// Whether this is the rank that writes.
+    /// Whether this rank writes.
     writes: bool,
 }
 
 impl RoundFolder {
-    /// Makes the folder, or opens that of a run which goes on. A run that starts anew forgets what the last one had done. Of
-    /// several ranks the first does so, and tells the others.
+    /// Creates the folder, or opens that of a run to resume. A run that starts from the beginning discards the progress
+    /// of the last one. Only the first of several ranks does this, and sends the result to the others.
     ///
     /// # Errors
-    /// The folder can't be written; the run that is to go on was one with other options.
+    /// Fails if the folder can't be written, or if the run to resume had other options.
     pub fn open(
         path: impl Into<PathBuf>,
         fingerprint: &str,
@@ -60,9 +60,11 @@ impl RoundFolder {
                 let state: State =
                     serde_json::from_str(&text).map_err(|error| Error::unreadable(&file, error.to_string()))?;
                 if state.fingerprint != fingerprint {
-                    return Err(Error::usage("--resume: the rounds are those of another network, data or options")
-                        .in_file(&file)
-                        .hint("give the options of that run, or start anew without --resume"));
+                    return Err(Error::usage(
+                        "--resume: the rounds belong to another network, other data or other options",
+                    )
+                    .in_file(&file)
+                    .hint("use the options of that run, or start again without --resume"));
                 }
                 Self { path, state, writes: true }
             }
@@ -78,7 +80,7 @@ impl RoundFolder {
         Ok(folder)
     }
 
-    /// Removes the checkpoints of trainings, so that none of an earlier run is taken for one of this.
+    /// Removes the checkpoints of trainings, so that this run does not resume from those of an earlier one.
     fn forget_training(&self) -> Result<(), Error> {
         let entries = std::fs::read_dir(&self.path).map_err(|error| Error::io(&self.path, error.to_string()))?;
         for entry in entries.filter_map(Result::ok) {
@@ -101,49 +103,49 @@ impl RoundFolder {
         write_file(&file, &text)
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Rounds that are done.
+    /// Returns the number of complete rounds.
     pub fn done(&self) -> usize {
         self.state.done
     }
 
-    /// Whether the cut of a round is there, fitted and verified as far as that was asked for.
+    /// Returns whether the cut of a round is complete, fitted and verified if requested.
     pub fn has_cut(&self, round: usize) -> bool {
         self.state.cut >= round
     }
 
-    /// Where the cut of a round lies.
+    /// Returns the path of a round's cut.
     pub fn cut(&self, round: usize) -> PathBuf {
         self.path.join(format!("round-{round}.cut.onnx"))
     }
 
-    /// Where the trained network of a round lies.
+    /// Returns the path of a round's trained network.
     pub fn trained(&self, round: usize) -> PathBuf {
         self.path.join(format!("round-{round}.onnx"))
     }
 
-    /// The run folder of the training of a round.
+    /// Returns the run folder of a round's training.
     pub fn training(&self, round: usize) -> PathBuf {
         self.path.join(format!("round-{round}.finetune"))
     }
 
-    /// Notes that the cut of a round is there.
+    /// Records that the cut of a round is complete.
     ///
     /// # Errors
-    /// The folder can't be written.
+    /// Fails if the folder can't be written.
     pub fn mark_cut(&mut self, round: usize) -> Result<(), Error> {
         self.state.cut = round;
         self.save()
     }
 
-    /// Notes that a round is done.
+    /// Records that a round is complete.
     ///
     /// # Errors
-    /// The folder can't be written.
+    /// Fails if the folder can't be written.
     pub fn mark_done(&mut self, round: usize) -> Result<(), Error> {
         (self.state.cut, self.state.done) = (round, round);
         self.save()
@@ -156,7 +158,7 @@ mod tests {
     use crate::collective::{Alone, Threads};
 
     #[test]
-    fn a_run_goes_on_where_it_was_and_a_new_one_starts_anew() {
+    fn a_resumed_run_continues_and_a_new_run_starts_from_the_beginning() {
         let place = tempfile::tempdir().unwrap();
         let open = |fingerprint: &str, resumes: bool| RoundFolder::open(place.path(), fingerprint, resumes, &Alone);
         let mut folder = open("a", true).unwrap();
