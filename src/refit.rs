@@ -127,7 +127,7 @@ pub struct RefitOptions {
     pub seed: u64,
     /// Memory in bytes besides the two networks. Half of it is for values between segments; values beyond that go to a
     /// temporary file beside the pruned one. The other half is for the equations of a layer. A layer with too many columns
-    /// for it is fitted on fewer rows: as many as fit.
+    /// for it is fitted on fewer rows, so that its equations fit into it.
     pub memory: u64,
     /// The weights of rows by timestep.
     pub weighting: Weighting,

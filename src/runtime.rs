@@ -209,7 +209,7 @@ pub(crate) fn keep_free_memory() -> bool {
 pub(crate) fn check_memory(bytes: u64) -> Result<(), String> {
     match available_memory() {
         Some(available) if bytes > available => Err(format!(
-            "it takes {:.1} GB of memory, {:.1} GB are available",
+            "it needs {:.1} GB of memory, but only {:.1} GB are available",
             bytes as f64 / 1e9,
             available as f64 / 1e9
         )),

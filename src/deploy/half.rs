@@ -1,7 +1,7 @@
 //! A float32 network in half precision: weights and activations, except for what half precision can't represent.
 //!
-//! Every node that supports half precision, according to the operators' schemas, is converted. Some nodes stay in float32,
-//! with casts where the two meet:
+//! Every node that supports half precision, according to the operators' schemas, is converted. Some nodes are kept in
+//! float32, with casts where the two meet:
 //!
 //! - nodes whose inputs or outputs, on the samples, have elements near or beyond the largest float16, or only elements
 //!   below its smallest normal number;

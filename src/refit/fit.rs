@@ -176,7 +176,7 @@ impl<'a> Fit<'a> {
             return Err(error);
         }
         let name = || self.stored.network.graph().nodes[first.node].name.clone();
-        let y = y.ok_or_else(|| Error::unmet(format!("the target of node {:?} has another shape", name())))?;
+        let y = y.ok_or_else(|| Error::unmet(format!("the target of node {:?} does not match its output", name())))?;
         let y = y.as_slice().ok_or_else(|| Error::unmet("a target that is not contiguous"))?;
         let inputs = of.layers.iter().map(|layer| value(layer.input)).collect::<Result<Vec<_>, _>>()?;
         let is_held = self.held_per_chunk > 0 && chunk % Held::EVERY == Held::EVERY - 1;

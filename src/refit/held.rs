@@ -50,7 +50,7 @@ impl Held {
     /// Collects the rows of all ranks, in the order of the ranks.
     ///
     /// # Errors
-    /// A rank has failed.
+    /// A rank has stopped.
     pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
         let (mut headings, mut values): (Vec<[u64; 3]>, Vec<f32>) = (Vec::new(), Vec::new());
         for chunk in &self.chunks {

@@ -179,7 +179,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn tell(&mut self, event: &Event, errors: Option<(f64, f64)>, reason: Option<&str>) {
+    fn record(&mut self, event: &Event, errors: Option<(f64, f64)>, reason: Option<&str>) {
         let graph = self.pairing.pruned.graph();
         self.layers.extend(event.layers().map(|layer| RefitLayer {
             node: graph.nodes[layer.node].name.clone(),
@@ -190,7 +190,7 @@ impl Run<'_> {
     }
 
     fn refuse(&mut self, event: &Event, why: &str) {
-        self.tell(event, None, Some(why));
+        self.record(event, None, Some(why));
     }
 
     /// Applies the weights of a fit.
@@ -203,7 +203,7 @@ impl Run<'_> {
                 return;
             }
         };
-        self.tell(event, Some(found.errors), None);
+        self.record(event, Some(found.errors), None);
         for tensor in found.tensors {
             self.changed.weights.insert(tensor.name.clone(), tensor);
         }

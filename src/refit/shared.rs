@@ -32,7 +32,7 @@ pub(super) fn of_all(ranks: &dyn Collective, own: Vec<u8>) -> Result<Vec<Vec<u8>
 /// Sums the equations of all ranks.
 ///
 /// # Errors
-/// A rank has failed.
+/// A rank has stopped.
 pub(super) fn equations(ranks: &dyn Collective, fit: &mut Fit<'_>) -> Result<(), Error> {
     if ranks.size() == 1 {
         return Ok(());
@@ -67,13 +67,13 @@ pub(super) fn outcome(ranks: &dyn Collective, own: Option<Outcome>) -> Result<Op
         let tensors: Vec<Vec<u8>> = found.iter().flat_map(|found| &found.tensors).map(Message::encode_to_vec).collect();
         let biases = found.iter().flat_map(|found| &found.biases);
         let biases: Vec<_> = biases.map(|(of, layer, bias)| (*of, *layer, bias.encode_to_vec())).collect();
-        let told = Heading {
+        let sent = Heading {
             reason: outcome.as_ref().err().cloned(),
             errors: found.map_or((0.0, 0.0), |found| found.errors),
             tensors: tensors.iter().map(Vec::len).collect(),
             biases: biases.iter().map(|(of, layer, bias)| (*of, *layer, bias.len())).collect(),
         };
-        heading = serde_json::to_vec(&told).map_err(unshared)?;
+        heading = serde_json::to_vec(&sent).map_err(unshared)?;
         content = [tensors.concat(), biases.into_iter().flat_map(|(_, _, bias)| bias).collect()].concat();
     }
     ranks.broadcast(&mut heading, 0)?;

@@ -2,7 +2,7 @@
 //!
 //! If there are more rows than columns, and `X^T X` fits into the memory limit, that matrix is the only one of its size.
 //! Products are added to its lower half in panels of columns. It is factorised there, and the upper half keeps a copy.
-//! Otherwise the rows are kept, as many as fit ([`System::rows_held`]), and a matrix of that size is factorised:
+//! Otherwise the rows are kept, up to [`System::rows_held`], and a matrix of that size is factorised:
 //! `X^T (X X^T + ridge I)^-1` equals `(X^T X + ridge I)^-1 X^T`.
 
 mod factor;
@@ -155,7 +155,7 @@ impl System {
     /// Combines the rows of all ranks: sums in the order of the ranks, rows concatenated.
     ///
     /// # Errors
-    /// A rank has failed.
+    /// A rank has stopped.
     pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
         match &mut self.form {
             Form::Columns(products) => {

@@ -19,7 +19,7 @@ use crate::runtime::{Optimization, Runtime, SessionOptions};
 
 /// How much a constant that should remain unchanged may change, relative to its largest element. Undoing and redoing a
 /// product is not exact.
-const STILL: f32 = 1e-6;
+const TOLERANCE: f32 = 1e-6;
 
 /// Returns the elements of a tensor of numbers.
 pub(super) fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
@@ -240,7 +240,12 @@ impl Stored<'_> {
             let dtype = crate::gradient::widened_type(tensor.element_type());
             match rounded(name, dtype, &elements, &tensor.dims) {
                 Some(tensor) => tensors.push(tensor),
-                None => return Ok(Err(format!("its weight {name:?} is stored as {}", dtype.spec_name()))),
+                None => {
+                    return Ok(Err(format!(
+                        "its weight {name:?} is stored as {}, which a refit can't write",
+                        dtype.spec_name()
+                    )));
+                }
             }
         }
         self.compared(weight, tensors, changed)
@@ -274,8 +279,8 @@ impl Stored<'_> {
         let mut after = after?;
         for value in outside.iter().filter(|value| **value != weight) {
             let name = &graph.values[*value].name;
-            let still = before.get(value).zip(after.get(value)).is_some_and(|(a, b)| is_still(a, b));
-            if !still {
+            let is_same = before.get(value).zip(after.get(value)).is_some_and(|(a, b)| is_unchanged(a, b));
+            if !is_same {
                 return Ok(Err(format!("{name:?} is computed from the same constants as its weight")));
             }
         }
@@ -286,7 +291,7 @@ impl Stored<'_> {
     }
 }
 
-fn is_still(before: &ArrayD<f32>, after: &ArrayD<f32>) -> bool {
+fn is_unchanged(before: &ArrayD<f32>, after: &ArrayD<f32>) -> bool {
     let largest = before.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    before.shape() == after.shape() && before.iter().zip(after).all(|(a, b)| (a - b).abs() <= STILL * largest)
+    before.shape() == after.shape() && before.iter().zip(after).all(|(a, b)| (a - b).abs() <= TOLERANCE * largest)
 }

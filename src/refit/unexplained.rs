@@ -15,7 +15,6 @@
 //!
 //! Channels that no layer reads, such as the dimensions of queries and keys, are counted as lost entirely where layers
 //! produce them: each adds the variance that its column of `W` causes.
-//! variance that its column of `W` gives it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -128,7 +128,7 @@ pub enum RuntimeError {
         found: String,
     },
     /// A run failed.
-    #[error("ONNX Runtime failed on the model: {message}")]
+    #[error("ONNX Runtime failed to run the model: {message}")]
     RunFailed {
         /// The message of the library.
         message: String,

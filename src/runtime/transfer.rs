@@ -96,7 +96,7 @@ fn run(graph: &mut BoundSession, from: &DeviceTensor, to: &mut DeviceTensor) -> 
     graph.bind_input("from", from)?;
     graph.bind_output("to", to)?;
     let result = graph.run();
-    // Bound tensors would stay in memory.
+    // Bound tensors would not be freed.
     graph.unbind();
     result
 }

@@ -29,7 +29,7 @@ const REPEATED: usize = 8;
 /// The pieces of a graph.
 pub(super) struct Pieces {
     pieces: Vec<Piece>,
-    /// A model without nodes, inputs and outputs: it holds the operator sets.
+    /// A model without nodes, inputs and outputs: it contains the operator sets.
     frame: ModelProto,
     outputs: Vec<String>,
     options: SessionOptions,
@@ -253,7 +253,7 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
     chunks.iter().enumerate().map(|(at, chunk)| piece(at, chunk)).collect()
 }
 
-/// Sorts nodes by their distance from the inputs, so that a comparison comes near the nodes that it compares.
+/// Sorts nodes by their distance from the inputs. A comparison is then close to the nodes whose values it compares.
 fn by_depth<'g>(nodes: &[&'g NodeProto]) -> Vec<&'g NodeProto> {
     let mut depth_of: HashMap<&str, usize> = HashMap::new();
     let mut sorted: Vec<(usize, &NodeProto)> = Vec::with_capacity(nodes.len());

@@ -24,7 +24,7 @@ pub struct Unmasked {
     pub cause: RuleError,
 }
 
-/// Builds the reference of a network. `kept` holds the kept indices of constants, by original node and input slot.
+/// Builds the reference of a network. `kept` contains the kept indices of constants, by original node and input slot.
 ///
 /// # Errors
 /// An operator whose input lost channels can't be masked.

@@ -103,7 +103,7 @@ impl<'a> Decision<'a> {
                 if node.inputs.iter().flatten().any(|input| input == value)
                     && let Some(wrong) = unheld(&elements.to_f32())
                 {
-                    return Ok(Some(format!("reads the constant {wrong:e}")));
+                    return Ok(Some(format!("reads the constant {wrong:e}, which float16 can't represent")));
                 }
                 continue;
             }
@@ -115,7 +115,7 @@ impl<'a> Decision<'a> {
                 return Ok(Some(format!("{verb} elements up to {magnitude:.3e}")));
             }
             if magnitude > 0.0 && magnitude < LEAST {
-                return Ok(Some(format!("{verb} elements up to only {magnitude:.3e}")));
+                return Ok(Some(format!("{verb} only elements of at most {magnitude:.3e}")));
             }
         }
         Ok(None)

@@ -65,7 +65,9 @@ pub(super) fn rewrite(
     for name in proto.node.iter().flat_map(|node| &node.input).filter(|name| !name.is_empty()) {
         if !known(name) && !made(name) && proto.sparse_initializer.is_empty() {
             let text = format!("--io {}: {:?} has readers that the new input does not replace", loader.name(), name);
-            return Err(Error::usage(text).in_file(model.path()));
+            return Err(Error::usage(text)
+                .in_file(model.path())
+                .hint("omit --io to keep the inputs and outputs of the network"));
         }
     }
     let outputs = matched.outputs.clone();

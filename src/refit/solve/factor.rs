@@ -18,7 +18,7 @@ impl Symmetric {
     pub(super) fn new(matrix: &mut Mat<f64>) -> Self {
         let size = matrix.nrows();
         for first in (0..size).step_by(BLOCK) {
-            // In blocks, so that rows and columns of both halves stay in the cache.
+            // In blocks, so that rows and columns of both halves remain in the cache.
             let last = (first + BLOCK).min(size);
             for column in first..last {
                 for row in column + 1..last {
