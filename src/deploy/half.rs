@@ -55,7 +55,7 @@ pub struct KeptNode {
 pub struct HalfReport {
     /// Number of nodes that compute in half precision.
     pub half: usize,
-    /// Nodes that are kept in float32: half precision would harm their results, or their schemas do not support it.
+    /// Nodes that are kept in float32, without those whose only reason is their neighbours.
     pub kept: Vec<KeptNode>,
     /// Number of casts that were added between the two.
     pub casts: usize,

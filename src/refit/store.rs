@@ -63,7 +63,7 @@ impl Store {
         }
     }
 
-    /// The names of all values.
+    /// Returns the names of all values.
     pub(super) fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }

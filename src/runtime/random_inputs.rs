@@ -78,11 +78,11 @@ const ELEMENT_LIMIT: usize = 1 << 31;
 
 /// Generates one array for each input.
 ///
-/// Floats are normally distributed, or uniform in the range if one is given. An input whose name is that of a timestep (see
-/// [`is_time_step`]) gets integers from 0 to 999, also in a float type, since networks with float timesteps expect the
-/// same scale. A noise level `sigma` in a float type is uniform from 0.01 to 80. A mask is 0 or 1 in any type: networks
-/// multiply what it excludes by the smallest number. Other integers are 0 or 1, and booleans are mixed. `sizes` contains
-/// sizes for symbols; others get [`default_size`].
+/// Floats are normally distributed, or uniform in the range if one is given. An input whose name is that of a timestep
+/// (see [`is_time_step`]) gets integers from 0 to 999, also in a float type, since networks with float timesteps expect
+/// the same scale. A noise level `sigma` in a float type is uniform from 0.01 to 80. A mask is 0 or 1 in any type:
+/// networks multiply what it excludes by the most negative number. Other integers are 0 or 1, and booleans are mixed.
+/// `sizes` contains sizes for symbols; others get [`default_size`].
 pub fn draw(specs: &[InputSpec], sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Vec<(String, Array)>, DrawError> {
     specs.iter().map(|spec| Ok((spec.name.clone(), draw_one(spec, sizes, seed)?))).collect()
 }

@@ -58,9 +58,9 @@ impl Difference {
         self.absolute <= atol + rtol * self.scale
     }
 
-    /// Whether agreement proves anything. Three cases prove nothing. Equal numbers, such as zeros, agree whatever channel
-    /// they come from. Tiny numbers agree by the absolute tolerance alone, and numbers far from zero by their common part.
-    /// NaN and infinity are not compared at all.
+    /// Whether agreement proves anything. Equal numbers, such as zeros, prove nothing: they agree whatever channel they are
+    /// from. Tiny numbers may agree by the absolute tolerance alone, and numbers far from zero by their common part.
+    /// NaN and infinity prove nothing either.
     pub(super) fn is_conclusive(&self, rtol: f64) -> bool {
         self.not_finite == 0 && self.spread > 0.0 && self.absolute <= rtol * self.spread
     }

@@ -81,7 +81,7 @@ impl RunReport {
         self.outputs.iter().all(|output| output.passed)
     }
 
-    /// The worst relative error of its outputs.
+    /// Returns the worst relative error of its outputs.
     pub fn worst(&self) -> f64 {
         self.outputs.iter().map(|output| output.relative).fold(0.0, f64::max)
     }
@@ -145,7 +145,7 @@ impl VerifyReport {
         Self { passed: false, failure: Some(why), ..Self::new(Rounding::of(analysis), runtime, options) }
     }
 
-    /// The worst relative error of all outputs.
+    /// Returns the worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
         self.runs.iter().map(RunReport::worst).fold(0.0, f64::max)
     }

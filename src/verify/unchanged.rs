@@ -85,7 +85,7 @@ impl From<Error> for Stop {
 /// Compares a pruned file with the original under a plan. Weights that `changed` names may have other elements.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn compare(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,

@@ -101,7 +101,7 @@ impl Weight {
     }
 }
 
-/// Quantises a bias to int32, each element with its own scale. `None`: an element is out of range, or numbers differ.
+/// Quantises a bias to int32, each element with its own scale. `None`: an element is out of range, or scales are missing.
 pub(super) fn bias(values: &[f32], scales: &[f32]) -> Option<Vec<i32>> {
     let of = |(value, scale): (&f32, &f32)| {
         let integer = (f64::from(*value) / f64::from(*scale)).round();

@@ -24,7 +24,7 @@ pub(super) enum Comparison {
 /// Compares `found` with the indices of `expected` that `axes` keeps. A `computed` constant may differ by rounding.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn difference(
     (model, expected): (&Model, &TensorProto),
     axes: &KeptAxes,

@@ -18,7 +18,7 @@ pub(super) struct Form<'a> {
 /// a difference that is not allowed.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn same_form(original: &Form<'_>, found: &Form<'_>) -> Result<Result<bool, String>, Error> {
     let plain = |domain: &str| if domain == "ai.onnx" { String::new() } else { domain.to_owned() };
     let op = |node: &NodeProto| (plain(&node.domain), node.op_type.clone(), node.overload.clone());
