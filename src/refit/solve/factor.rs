@@ -7,7 +7,8 @@ use faer::{Accum, Mat, Par, Side};
 /// Number of columns that are factorised at a time.
 const BLOCK: usize = 128;
 
-/// The diagonal of a symmetric matrix with a copy in its upper half: a factorisation overwrites only the diagonal of it.
+/// The diagonal of a symmetric matrix. A factorisation overwrites the lower half and the diagonal; the upper half keeps a
+/// copy of the lower one.
 #[derive(Debug)]
 pub(super) struct Symmetric {
     diagonal: Vec<f64>,

@@ -10,7 +10,7 @@ use crate::onnx::{NodeProto, attr_int};
 pub(super) const DRAWS: usize = 4;
 
 impl Construction<'_> {
-    /// Runs a node again on rounded inputs, if its outputs are among those to be looked at so.
+    /// Runs a node again on rounded inputs, if one of its outputs is among the values to be rerun.
     pub(super) fn rounded(
         &mut self,
         node: &NodeProto,
