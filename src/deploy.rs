@@ -1,6 +1,6 @@
-//! A network in the form in which a runtime runs it best: other precisions, the files that the runtime asks for.
+//! Networks in the form in which a runtime runs them best: other precisions, and the files that the runtime needs.
 //!
-//! Forms are made of the graph in memory ([`Form`]); weights stay where they are and are converted while they are written.
+//! Forms are built from the graph in memory ([`Form`]). Weights are not copied; they are converted while they are written.
 
 pub mod engine;
 

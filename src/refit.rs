@@ -1,13 +1,13 @@
-//! Refit: after a cut, the weights that are left are fitted by least squares, layer by layer, so that the pruned network
-//! computes what the original does.
+//! Refit: after a cut, least squares fits the kept weights layer by layer, so that the pruned network computes what the
+//! original does.
 //!
-//! The layers are visited in an order in which everything upstream has been fitted. X is the input of a layer in the pruned
-//! network, Y what the original has at the value that the layer flows into, at the kept channels. Both networks run in
-//! lockstep, in segments between the layers, and in chunks of samples; only values that cross a border are held. A layer
-//! whose fit does not lower its own error keeps its weight.
+//! A layer is visited when everything upstream has been fitted. X is the input of the layer in the pruned network. Y is
+//! the original's value, at the kept channels, where the layer's output enters a sum, or else its output. Both networks
+//! run in lockstep, in segments between the layers and in chunks of samples; only values that cross a segment border are
+//! stored. A layer whose fit does not lower its error keeps its weight.
 //!
-//! Cutting first and solving for the weights that are left afterwards is that of OBS-Diff (arXiv 2510.06751) and MosaicDiff
-//! (arXiv 2510.11962), here by plain weighted least squares with a ridge.
+//! OBS-Diff (arXiv 2510.06751) and MosaicDiff (arXiv 2510.11962) also cut first and then solve for the kept weights. Here
+//! this is plain weighted least squares with a ridge.
 
 mod arrays;
 
@@ -73,75 +73,75 @@ use store::Store;
 use stored::Stored;
 pub use unexplained::{Going, unexplained};
 
-/// What a refit is made on.
+/// The data of a refit.
 pub trait RefitData {
-    /// The number of chunks, each of which is one run of the networks.
+    /// Returns the number of chunks. Each chunk is one run of the networks.
     fn chunks(&self) -> usize;
 
-    /// The inputs of both networks in a chunk, floating point numbers as float32.
+    /// Returns the inputs of both networks for a chunk, with floating point numbers as float32.
     ///
     /// # Errors
-    /// What can't be made.
+    /// The inputs can't be generated.
     fn inputs(&self, chunk: usize) -> Result<Vec<(String, Array)>, Error>;
 
-    /// The timestep of a chunk.
+    /// Returns the timestep of a chunk.
     fn time(&self, chunk: usize) -> f64;
 
-    /// How much the loss counts at a chunk.
+    /// Returns the weight of the loss at a chunk.
     fn weight(&self, chunk: usize) -> f64;
 }
 
-/// On what it is found out how much errors at a value count.
+/// The data from which the weight of an error at a value is computed.
 #[derive(Clone, Copy)]
 pub struct Probe<'a> {
     /// Samples, few per chunk.
     pub data: &'a dyn RefitData,
     /// The sizes of the network for one chunk.
     pub sizes: &'a Sizes,
-    /// The output that predicts.
+    /// The name of the output that is the prediction.
     pub prediction: &'a str,
-    /// Its channels that count, the first of axis 1; all where `None`.
+    /// The number of channels that count, the first of axis 1. `None`: all.
     pub channels: Option<i64>,
 }
 
-/// How much rows count by the timestep of their samples.
+/// The weights of rows by the timestep of their samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Weighting {
-    /// All alike.
+    /// All rows have the same weight.
     Uniform,
-    /// By how much an error at the layer moves the output of the network at that timestep.
+    /// By how much an error at the layer changes the output of the network at that timestep.
     #[default]
     GaussNewton,
 }
 
-/// How a refit is made.
+/// The settings of a refit.
 #[derive(Clone, Debug)]
 pub struct RefitOptions {
-    /// What is added to the diagonal of a layer's Gram matrix, over its mean.
+    /// The ridge added to the diagonal of a layer's Gram matrix, relative to the mean of the diagonal.
     pub ridge: f64,
-    /// Rows of a layer's equations, at most.
+    /// Maximum number of rows of a layer's equations.
     pub rows: usize,
-    /// Seed of the choice of rows.
+    /// Seed of the random choice of rows.
     pub seed: u64,
-    /// Bytes beside the two networks. Half of them are for values between segments; what is more goes to a temporary file
-    /// beside the pruned one. The other half is for the equations of a layer: one that has too many columns for it is
-    /// fitted on fewer rows, as many as fit.
+    /// Memory in bytes besides the two networks. Half of it is for values between segments; values beyond that go to a
+    /// temporary file beside the pruned one. The other half is for the equations of a layer. A layer with too many columns
+    /// for it is fitted on fewer rows, so that its equations fit into it.
     pub memory: u64,
-    /// How much rows count by timestep.
+    /// The weights of rows by timestep.
     pub weighting: Weighting,
-    /// Layers that keep their weights: by the name of the weight or the node.
+    /// Layers that keep their weights, by the name of the weight or the node. `None`: no layer is excluded.
     pub exclude: Option<Regex>,
-    /// Where the networks run.
+    /// The device on which the networks run.
     pub device: Device,
-    /// Whether they may run on the CPU where the device can't run them.
+    /// Whether they may run on the CPU if the device can't run them.
     pub allow_fallback: bool,
-    /// Threads within an operator; the library decides where `None`.
+    /// Number of threads within an operator. `None`: ONNX Runtime decides.
     pub threads: Option<usize>,
-    /// Where what was fitted is saved from time to time, by the first of several ranks.
+    /// Where fits are saved from time to time, by the first of several ranks. `None`: nowhere.
     pub checkpoint: Option<RefitCheckpoint>,
-    /// The processes that divide the samples: all fit the same, and all get the same weights.
+    /// The processes among which the samples are divided. All fit the same layers and get the same weights.
     pub ranks: Arc<dyn Collective>,
 }
 
@@ -163,7 +163,7 @@ impl Default for RefitOptions {
     }
 }
 
-/// What became of a layer.
+/// The result for one layer.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct RefitLayer {
@@ -171,9 +171,9 @@ pub struct RefitLayer {
     pub node: String,
     /// The name of its weight in the pruned file.
     pub weight: String,
-    /// The squared error over the squares of the target, before and after; `None` where it was not fitted.
+    /// The squared error divided by the squares of the target, before and after. `None`: the layer was not fitted.
     pub errors: Option<(f64, f64)>,
-    /// Why its weight stays.
+    /// Why its weight remains unchanged. `None`: it was fitted.
     pub reason: Option<String>,
 }
 
@@ -182,17 +182,17 @@ pub struct RefitLayer {
 pub struct Refitted {
     /// All layers with weights, in the order in which they were visited.
     pub layers: Vec<RefitLayer>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
-    /// The constants that change, in their new form.
+    /// The changed constants, with their new elements.
     pub(crate) weights: Vec<TensorProto>,
     /// Biases that the file lacks: first output of the node, slot, axis and elements.
     pub(crate) biases: Vec<(String, usize, usize, Vec<f32>)>,
 }
 
 impl Refitted {
-    /// The cut with these weights, to be written. Where weights have changed before, with their names and the file that has
-    /// them, the others among them are taken over.
+    /// Returns the changes of the cut to these weights. `before` names weights that had changed before, with their file:
+    /// those that were not fitted again are copied from it.
     ///
     /// # Errors
     /// The cut has no such weights.
@@ -228,7 +228,7 @@ impl Refitted {
         Ok(changes)
     }
 
-    /// The BLAKE3 of all new weights and biases, in hexadecimal.
+    /// Returns the BLAKE3 hash of all new weights and biases, in hexadecimal.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for tensor in &self.weights {
@@ -248,11 +248,11 @@ impl Refitted {
     }
 }
 
-/// An initializer as it is stored.
+/// Returns an initializer with the elements stored in the file.
 fn as_stored(file: &Model, name: &str) -> Result<Arc<MemoryWeight>, Error> {
     let found = file.graph().initializer.iter().find(|tensor| tensor.name == name);
     let tensor = found.ok_or_else(|| {
-        let text = format!("expected a weight {name:?}, which the plan says has changed, found none");
+        let text = format!("expected a weight {name:?}, which the plan lists as changed, found none");
         Error::usage(text).in_file(file.path())
     })?;
     let bytes = file.tensor_bytes(tensor)?.to_vec();
@@ -270,10 +270,11 @@ pub struct RefitCut<'a> {
     pub pruned: &'a Model,
 }
 
-/// Fits the weights of a cut at these sizes. `progress` gets the layers that are done and all; its error ends the run.
+/// Fits the weights of a cut at these sizes. `progress` gets the number of layers done and of all layers; its error ends
+/// the run.
 ///
 /// # Errors
-/// A network that does not run, data that can't be made, what `progress` says.
+/// A network does not run, data can't be generated, or `progress` returns an error.
 pub fn refit(
     cut: RefitCut<'_>,
     (data, sizes): (&dyn RefitData, &Sizes),
@@ -302,7 +303,7 @@ pub fn refit(
         }
         let sources = stored.sources(value);
         let is_free = |name: &&String| changes.refusal(name).is_none();
-        // Of several constants, those that can't change may stay.
+        // If the weight comes from several constants, one that can change is enough.
         match sources.iter().any(|name| is_free(&name)) {
             true => None,
             false => Some(sources.first().and_then(|name| changes.refusal(name)).unwrap_or_default()),
@@ -340,9 +341,9 @@ pub fn refit(
             let (found, note) = of_first(&*options.ranks, || {
                 let mut unwatched = |_, _| progress(0, events.len());
                 match Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut unwatched) {
-                    // An operator without a gradient is no reason not to fit.
+                    // The refit also works without gradients.
                     Err(error) if error.kind() == ErrorKind::Unsupported => {
-                        let note = format!("all timesteps count alike in the refit: {error}");
+                        let note = format!("the refit gives all timesteps the same weight: {error}");
                         Ok((Sensitivity::default(), Some(note)))
                     }
                     found => Ok((found?, None)),
@@ -355,7 +356,7 @@ pub fn refit(
     let RefitOptions { device, allow_fallback, threads, .. } = *options;
     let execution = Execution { runtime, device, allow_fallback, threads };
     let checkpoint = options.checkpoint.as_ref().filter(|_| options.ranks.rank() == 0);
-    // Beside the output, where the file of the cut is as well.
+    // Beside the output; the file of the cut is in the same folder.
     let store = || Store::new(data.chunks(), options.memory / 4, Some(cut.pruned.folder()));
     let mut run = Run {
         pairing: &pairing,

@@ -1,9 +1,9 @@
 //! ONNX Runtime: finding its library, opening it, and running models with it.
 //!
-//! This is the only part of the package that touches the `ort` crate. A path, or nothing, goes in; a [`Runtime`] comes
-//! out, of which there is at most one per process; it makes [`Session`]s from models, and those map [`Array`]s to
-//! arrays. `ort` never gets to see a library that [`probe()`] has not accepted, because it would panic or hang on one that
-//! is too old or not an ONNX Runtime at all.
+//! This is the only part of the package that uses the `ort` crate. [`Runtime::open`] takes a path, or none, and returns a
+//! [`Runtime`], of which there is at most one per process. It creates [`Session`]s from models, which map [`Array`]s to
+//! arrays. `ort` only gets libraries that [`probe()`] has accepted, because it would panic or hang on one that is too old
+//! or is not ONNX Runtime at all.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -48,7 +48,7 @@ pub use session::{IoInfo, Optimization, Session, SessionOptions};
 pub use training::{TrainingModels, TrainingSession};
 pub use transfer::Transfer;
 
-/// An opened ONNX Runtime library; clones are handles of the same one.
+/// An opened ONNX Runtime library. Clones are handles to the same library.
 #[derive(Clone)]
 pub struct Runtime {
     /// The file that the library was loaded from.
@@ -57,20 +57,20 @@ pub struct Runtime {
     how: &'static str,
     /// The version that the library reports.
     version: String,
-    /// What sessions are made in; kept for the whole process, since the library cannot be unloaded safely.
+    /// The environment of sessions. It is kept for the whole process, since the library can't be unloaded safely.
     environment: ort::environment::Environment,
 }
 
-/// The library of this process, once one was opened.
+/// The library of this process. `None`: none was opened yet.
 static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
 
 impl Runtime {
-    /// Opens the library that [`find_library`] finds, or returns the one that this process has open already.
+    /// Opens the library that [`find_library`] finds, or returns the one that this process has already opened.
     ///
-    /// A process can have only one ONNX Runtime: asking explicitly for another one than the open one is an error. After
-    /// an error another attempt may be made.
+    /// A process can have only one ONNX Runtime: asking explicitly for another one than the open one is an error. After an
+    /// error, another attempt is possible.
     pub fn open(explicit: Option<&Path>) -> Result<&'static Runtime, RuntimeError> {
-        // A panic while the lock was held leaves either nothing or a whole runtime behind, so poisoning is harmless.
+        // A panic while the lock was held leaves either nothing or a complete runtime, so poisoning is harmless.
         let mut opened = OPENED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(runtime) = *opened {
             return match explicit {
@@ -90,8 +90,8 @@ impl Runtime {
         let environment = ort::init_from(&path)
             .map_err(|error| refused(error.to_string()))?
             .with_name("onnx-diffprune")
-            // Without a logger of our own the library would write to standard error. What matters comes back as
-            // errors, so messages are dropped.
+            // Without this logger, the library would write to standard error. Failures are returned as errors, so its
+            // messages are dropped.
             .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
             .with_telemetry(false)
             .build()
@@ -102,61 +102,61 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Gives options to the execution provider of every device but the CPU, by the names of ONNX Runtime, such as
-    /// `gpu_mem_limit` or `use_tf32` of CUDA. They hold for all sessions that this process makes afterwards and overrule what
-    /// the tool sets itself; an option that the provider does not know makes the device unavailable.
+    /// Sets options of the execution provider of every device but the CPU, with ONNX Runtime's names, such as
+    /// `gpu_mem_limit` or `use_tf32` of CUDA. They apply to all sessions that this process creates afterwards and override
+    /// those that the tool sets itself. An option that the provider does not know makes the device unavailable.
     pub fn set_provider_options(options: Vec<(String, String)>) {
         provider::set_given(options);
     }
 
-    /// Says that this process runs in Python, whose packages lie in this folder: ONNX Runtime is looked for there first.
-    /// The first call counts.
+    /// Sets the folder of the Python packages if this process runs in Python: ONNX Runtime is searched there first. Only
+    /// the first call has an effect.
     pub fn set_python_packages(folder: PathBuf) {
         places::set_own_packages(folder);
     }
 
-    /// The version that the library reports, for example `1.31.1`.
+    /// Returns the version that the library reports, for example `1.31.1`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The file that the library was loaded from.
+    /// Returns the file that the library was loaded from.
     pub fn library(&self) -> &Path {
         &self.library
     }
 
-    /// How the library was found, in words.
+    /// Returns how the library was found, in words.
     pub fn how(&self) -> &'static str {
         self.how
     }
 
-    /// The execution providers that the library was built with, in its own order of preference. Not all of them need to
-    /// be usable on this machine, see [`Runtime::device_status`].
+    /// Returns the execution providers that the library was built with, in its own order of preference. Some of them may
+    /// not be usable on this machine, see [`Runtime::device_status`].
     pub fn execution_providers(&self) -> Vec<String> {
         probe::available_providers()
     }
 
-    /// Whether a device can be used, by using it: the libraries that it needs are loaded and a model of one node runs.
+    /// Tests whether a device can be used: loads the libraries that it needs and runs a model of one node.
     pub fn device_status(&self, device: Device) -> DeviceStatus {
         execution::status(self, device)
     }
 
-    /// A session for the model of which these are the bytes.
+    /// Creates a session for the model with these bytes.
     ///
-    /// Where the model refers to external data, [`SessionOptions::external_data_folder`] must say relative to where.
+    /// If the model has external data, [`SessionOptions::external_data_folder`] must be the folder of their files.
     pub fn session_from_bytes(&self, model: &[u8], options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_bytes(self, model, options)
     }
 
-    /// A session for the model in a file. External data is found beside the file.
+    /// Creates a session for the model in a file. External data is found beside the file.
     pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_file(self, path, options)
     }
 
-    /// A training session.
+    /// Creates a training session.
     ///
     /// # Errors
-    /// The library has no training API, or does not load the models or the checkpoint.
+    /// The library has no training API, or can't load the models or the checkpoint.
     #[cfg(feature = "ort-training")]
     pub fn training_session(
         &self,
@@ -173,7 +173,7 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
-/// Gives memory that was allocated and freed back to the system, where the C library can (glibc).
+/// Returns freed memory to the system, if the C library can (glibc).
 pub(crate) fn release_free_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "calling the C library; it takes no pointers and only touches what is free")]
@@ -182,8 +182,8 @@ pub(crate) fn release_free_memory() {
     }
 }
 
-/// Lets the C library keep what is freed for what is allocated next, also large blocks, which it otherwise asks of the system
-/// and hands back each time; [`release_free_memory`] still gives it back. Returns whether the library does so (glibc).
+/// Makes the C library keep freed memory for later allocations, also large blocks, which it otherwise requests from the
+/// system and returns each time. [`release_free_memory`] still returns it. Returns whether the C library does so (glibc).
 pub(crate) fn keep_free_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -191,7 +191,7 @@ pub(crate) fn keep_free_memory() -> bool {
             unsafe_code,
             reason = "calling the C library; it takes no pointers and changes when memory is returned"
         )]
-        // Versions that bound the threshold refuse it, and then may make no large blocks at all.
+        // Versions that limit the threshold reject this value; large blocks can then be disabled altogether.
         unsafe {
             let is_kept =
                 libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) == 1 || libc::mallopt(libc::M_MMAP_MAX, 0) == 1;
@@ -202,14 +202,14 @@ pub(crate) fn keep_free_memory() -> bool {
     false
 }
 
-/// Refuses to read this many bytes where there is no memory for them, in words.
+/// Checks that there is memory to read this many bytes.
 ///
 /// # Errors
-/// See above.
+/// There is not enough memory; the error describes this in words.
 pub(crate) fn check_memory(bytes: u64) -> Result<(), String> {
     match available_memory() {
         Some(available) if bytes > available => Err(format!(
-            "it takes {:.1} GB of memory, {:.1} GB are available",
+            "it needs {:.1} GB of memory, but only {:.1} GB are available",
             bytes as f64 / 1e9,
             available as f64 / 1e9
         )),

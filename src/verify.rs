@@ -1,10 +1,10 @@
 //! Verification: the pruned file computes what the original computes when every removed index is masked.
 //!
-//! Both the pruned file and the [reference graph](mod@reference), which is built from the original file and the plan alone,
-//! run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Networks of half precision
-//! run once more in single precision, widened, because rounding would hide single channels. Where the outputs
-//! differ, or agree in a way that proves nothing, both run with all their values as outputs: to name the first that is
-//! wrong, or to compare those instead.
+//! The [reference graph](mod@reference) is built from the original file and the plan alone. The pruned file and the
+//! reference run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Networks of half
+//! precision run once more in single precision, widened, because rounding would hide single channels. If the outputs
+//! differ, or if their agreement proves nothing, both networks run again with all their values as outputs. This
+//! names the first value that is wrong, or compares the values instead of the outputs.
 
 pub mod reference;
 
@@ -61,16 +61,16 @@ pub use proof::{Difference, Unproven, ValuesReport};
 pub use report::{OutputError, RunReport, StandIn, VerifyReport};
 pub use unchanged::UnchangedReport;
 
-/// How strict verification is and on what it runs.
+/// The tolerances and the inputs of a verification.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
-    /// Allowed error relative to the largest magnitude of an output; `None` chooses by the precision of each run.
+    /// Allowed error relative to the largest magnitude of an output. `None`: chosen from the precision of each run.
     pub rtol: Option<f64>,
-    /// Allowed absolute error on top.
+    /// Absolute error that is allowed in addition.
     pub atol: f64,
     /// Seed of the random inputs.
     pub seed: u64,
-    /// Inputs to use instead of random ones.
+    /// Inputs to use. `None`: random inputs.
     pub inputs: Option<Vec<(String, Array)>>,
     /// Sizes of symbolic dimensions.
     pub sizes: Sizes,
@@ -83,26 +83,26 @@ impl Default for VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// What decides the inputs of the networks.
+    /// Returns the settings from which the inputs of the networks are generated.
     pub(crate) fn inputs(&self) -> InputOptions<'_> {
         let purpose = Purpose::Verification;
         InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed, purpose }
     }
 }
 
-/// Why the reference can't be built, as an error.
+/// Converts the reason why the reference can't be built to an error.
 fn unmasked(analysis: &Analysis, unmasked: &Unmasked) -> Error {
     let node = &analysis.graph.nodes[unmasked.node];
-    Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
+    Error::unsupported(format!("the reference graph for verification can't be built: {}", unmasked.cause))
         .in_file(analysis.model.path())
         .at_node(&node.name, node.op())
-        .hint("report the model; --no-verify writes it unverified")
+        .hint("report the model to the developers; --no-verify writes the pruned file unverified")
 }
 
-/// The reference of a model as a file that ONNX Runtime can load.
+/// Returns the reference of a model as a file that ONNX Runtime can load.
 ///
 /// # Errors
-/// An operator that stands where something was removed has no reference rule.
+/// An operator whose input lost channels has no reference rule.
 pub fn reference_model(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,
@@ -136,15 +136,15 @@ fn reference_of(
     Ok((model, reference))
 }
 
-/// Relative tolerance in single precision.
+/// The relative tolerance in single precision.
 const RTOL: f64 = 1e-4;
 
-/// Compares a pruned file with the original under a plan: what the plan does not name without a run, the rest in runs of
-/// both.
+/// Compares a pruned file with the original under a plan. What the plan does not name is compared without a run, the
+/// rest by running both networks.
 ///
 /// # Errors
-/// The reference can't be built or run. A pruned file that does not run or differs is no error but a report that did
-/// not pass.
+/// The reference can't be built or run. A pruned file that does not run, or that differs, is not an error: the report
+/// has not passed.
 pub fn verify(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,
@@ -158,7 +158,7 @@ pub fn verify(
     }
 }
 
-/// What of the pruned file is the original's.
+/// Compares the parts of the pruned file that must equal those of the original.
 fn compared(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,
@@ -166,7 +166,7 @@ fn compared(
     runtime: &Runtime,
     changed: Option<&ChangedWeights>,
 ) -> Result<Result<Unchanged, Changed>, Error> {
-    // Weights that the graph computes are compared with what it computes.
+    // Weights that the graph computes from constants are compared with the result of that computation.
     let Analysis { model, graph, fold, .. } = analysis;
     let cut: HashSet<ValueId> = kept
         .keys()
@@ -181,18 +181,18 @@ fn compared(
     Ok(result)
 }
 
-/// A pruned file with all that its runs need.
+/// A pruned file with everything that its runs need.
 struct Cut<'a> {
     /// The original, in which weights may have changed.
     analysis: &'a Analysis,
     kept: &'a HashMap<Reader, KeptAxes>,
     pruned: &'a Model,
     unchanged: Unchanged,
-    /// New names of first outputs in the original, by those in the file.
+    /// New names of first outputs in the original, by their names in the file.
     renamed: HashMap<String, String>,
 }
 
-/// Runs a pruned file beside the reference of the original.
+/// Runs a pruned file and the reference of the original.
 fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<VerifyReport, Error> {
     let mut report = run_both(cut, runtime, options)?;
     if !report.passed {
@@ -201,8 +201,8 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
     Ok(report)
 }
 
-/// What a given input of one number says of a failure: a norm divides what is equal by nearly nothing, so that all that
-/// follows may be rounding.
+/// Returns a note on a failure if all elements of a given input are equal: a norm then divides by nearly zero, so all
+/// later values may be rounding.
 fn constant_note(name: &str, array: &Array) -> Option<String> {
     let values = array.to_f64();
     let (first, others) = values.split_first()?;
@@ -210,13 +210,13 @@ fn constant_note(name: &str, array: &Array) -> Option<String> {
         array.element_type().is_float() && !others.is_empty() && others.iter().all(|other| other == first);
     is_constant.then(|| {
         format!(
-            "input {name:?} is {first} throughout, so that networks may differ by rounding alone; verify with other --inputs \
-             or without"
+            "every element of input {name:?} is {first}, so the networks may differ by rounding alone; verify with \
+             other --inputs, or without --inputs"
         )
     })
 }
 
-/// Runs both networks.
+/// Runs both networks and compares them.
 fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<VerifyReport, Error> {
     let Cut { analysis, kept, pruned, unchanged, renamed } = &cut;
     let original = lowered_original(analysis)?;
@@ -230,7 +230,7 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
         Ok(lowered) => lowered,
         Err(error) => {
             report.passed = false;
-            report.failure = Some(format!("the pruned file is not valid: {error}"));
+            report.failure = Some(format!("the pruned file is not a valid model: {error}"));
             return Ok(report);
         }
     };
@@ -253,7 +253,7 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
     let mut verification = Verification { analysis, kept, reference, runtime, report, is_strict };
     let mut variants = input_variants(analysis, &options.inputs())?;
     let (rtol, close) = (verification.report.rtol, options.rtol.unwrap_or(proof::CLOSE));
-    // As applications run it: from its file, with every optimization.
+    // The file as applications run it: with all optimizations.
     let as_file = || match &lowered {
         Some(_) => native.pruned_session(runtime),
         None => {
@@ -273,7 +273,7 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
         Err(error)
             if rounding.is_half && verification.foreign(&error).is_none() && verification.original().is_err() =>
         {
-            let text = format!("ONNX Runtime does not load the original in its own precision: {error}");
+            let text = format!("ONNX Runtime can't load the original in its own precision: {error}");
             verification.report.notes.push(text);
         }
         Err(error) => return Err(verification.unmet(&error, "reference graph")),
@@ -293,12 +293,12 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
             verification.run(&wide, wide_rtol, expected, Ok(of_pruned), variants)?;
         }
         Err(error) if verification.report.runs.is_empty() => {
-            let text = format!("the pruned network in float32 does not run in ONNX Runtime: {error}");
+            let text = format!("the pruned network in float32 can't run in ONNX Runtime: {error}");
             return Err(Error::unmet(text).in_file(analysis.model.path()).caused_by(error));
         }
         Err(error) => {
             let text =
-                format!("compared with the network's own rounding only, which may hide single channels: {error}");
+                format!("compared only in the network's precision, whose rounding may hide single channels: {error}");
             verification.report.notes.push(text);
             verification.prove_by_values(&native, rtol, &variants);
         }
@@ -313,11 +313,11 @@ mod tests {
     use crate::array::ArrayData;
 
     #[test]
-    fn given_inputs_of_one_number_are_told() {
+    fn a_failure_with_constant_given_inputs_has_a_note() {
         let note = |data: ArrayData| constant_note("x", &Array::new(vec![data.len()], data).unwrap());
-        assert!(note(ArrayData::F32(vec![0.0; 3])).unwrap().contains("\"x\" is 0 throughout"));
+        assert!(note(ArrayData::F32(vec![0.0; 3])).unwrap().contains("input \"x\" is 0"));
         assert_eq!(note(ArrayData::F32(vec![0.0, 1.0])), None);
-        assert_eq!(note(ArrayData::F32(vec![0.0])), None, "a number alone");
+        assert_eq!(note(ArrayData::F32(vec![0.0])), None, "a single number");
         assert_eq!(note(ArrayData::I64(vec![3, 3])), None, "timesteps and labels are often equal");
     }
 }

@@ -1,8 +1,8 @@
-//! Engines of TensorRT: built by its own tools, where they are.
+//! Engines of TensorRT, built by its tools if they are installed.
 //!
-//! `trtexec` (TensorRT) and `tensorrt_rtx` (TensorRT for RTX) are looked for on the PATH, then a Python with their bindings. A build
-//! for TensorRT measures kernels on the GPU that it is for; one for RTX needs no GPU and compiles for compute capability 8.0
-//! and later, or for those that are named (TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines").
+//! `trtexec` (TensorRT) and `tensorrt_rtx` (TensorRT for RTX) are searched on the PATH, then a Python with their bindings.
+//! A build for TensorRT measures kernels on the GPU that it is for. A build for RTX needs no GPU and compiles for compute
+//! capability 8.0 and later, or for given ones (TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines").
 
 mod find;
 
@@ -17,7 +17,7 @@ use super::target::DeployTarget;
 use crate::pipeline::bundle::TIMING_CACHE;
 pub use find::EngineBuilder;
 
-/// A compute capability, 8.9 as `89`.
+/// A compute capability, with 8.9 as `89`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Capability(String);
 
@@ -35,24 +35,24 @@ impl std::str::FromStr for Capability {
 }
 
 impl Capability {
-    /// The digits, `89`.
+    /// Returns the digits, such as `89`.
     pub fn digits(&self) -> &str {
         &self.0
     }
 }
 
-/// What an engine is built of.
+/// The request to build an engine.
 #[derive(Clone, Debug)]
 pub struct EngineRequest<'a> {
-    /// The folder with the network; the engine and the timing cache go there too.
+    /// The folder with the network. The engine and the timing cache are written there too.
     pub folder: &'a Path,
     /// The name of the network's file.
     pub model: &'a str,
-    /// The BLAKE3 of that file and its data.
+    /// The BLAKE3 hash of that file and its data.
     pub digest: &'a str,
-    /// The sizes that it is built for.
+    /// The sizes of inputs that it is built for.
     pub profile: &'a Profile,
-    /// For which compute capabilities, of TensorRT for RTX; those that it chooses where there is none.
+    /// The compute capabilities to build for, with TensorRT for RTX. Empty: it chooses them.
     pub capabilities: &'a [Capability],
 }
 
@@ -62,23 +62,23 @@ pub struct EngineRequest<'a> {
 pub struct Engine {
     /// Its file, named after the hash of the network, the version of TensorRT and the compute capability.
     pub file: PathBuf,
-    /// Its bytes.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// What built it, with its version.
+    /// The program that built it, with its version.
     pub builder: String,
-    /// Seconds that the build took.
+    /// Duration of the build in seconds.
     pub seconds: f64,
 }
 
 impl Engine {
-    /// The engine in another place.
+    /// Returns the engine with its file at another path.
     #[must_use]
     pub fn in_place(self, placed: impl Fn(&PathBuf) -> PathBuf) -> Self {
         Self { file: placed(&self.file), ..self }
     }
 }
 
-/// The command by which the engine can be built by hand.
+/// Returns the command with which the engine can be built by hand.
 pub fn command(target: DeployTarget, model: &str, profile: &Profile, capabilities: &[Capability]) -> String {
     let program = if target == DeployTarget::TensorrtRtx { "tensorrt_rtx" } else { "trtexec" };
     let mut arguments = vec![program.to_owned(), format!("--onnx={model}"), "--saveEngine=model.engine".to_owned()];
@@ -96,7 +96,7 @@ fn capabilities_option(capabilities: &[Capability]) -> String {
     format!("--computeCapabilities={}", digits.join(","))
 }
 
-/// The name of an engine.
+/// Returns the file name of an engine.
 fn file_name(target: DeployTarget, digest: &str, version: &str, capability: &str) -> String {
     let kind = if target == DeployTarget::TensorrtRtx { "rtx" } else { "trt" };
     let hash: String = digest.chars().take(16).collect();
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read() {
+    fn capabilities_are_parsed() {
         let of = |text: &str| text.parse::<Capability>().ok().map(|found| found.0);
         assert_eq!((of("8.9"), of("12.0")), (Some("89".into()), Some("120".into())));
         for wrong in ["89", "8.", "8.9.1", "x.y", ""] {

@@ -1,4 +1,4 @@
-//! A network that was made of another one in memory, with the weights of its file.
+//! A network that was built from another one in memory, with the weights of its file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,39 +13,38 @@ use crate::write::{self, InitializerOut, Made, MemoryWeight, Staged, Streamed};
 /// Tensors of fewer bytes are written from memory.
 const SMALL: usize = 1024;
 
-/// A network that was made of another one.
+/// A network that was built from another one.
 #[derive(Clone, Debug)]
 pub struct Form {
-    /// The model with its new graph. Its initializers have the elements and the types that the file has, or are new.
+    /// The model with its new graph. Its initializers have the elements and types of the file, or are new.
     pub model: Model,
-    /// The types in which initializers are stored that are not those in which they are given, by name.
+    /// The types in which initializers are stored, by name, if they differ from those of the model.
     pub stored: BTreeMap<String, DataType>,
 }
 
 impl Form {
-    /// A model as it is, its nodes in an order in which each comes after those that it reads: not every checker takes
-    /// another one.
+    /// Returns a model as it is, with its nodes in topological order: some checkers accept no other.
     pub fn of(model: &Model, graph: &Graph) -> Self {
         let node = graph.nodes.iter().map(|node| node.proto.clone()).collect();
         let model = model.with_graph(GraphProto { node, ..model.graph().clone() });
         Self { model, stored: BTreeMap::new() }
     }
 
-    /// The graph, with the initializers as they are given.
+    /// Returns the graph, with the initializers as in the model.
     pub fn graph(&self) -> &GraphProto {
         self.model.graph()
     }
 
-    /// The form with another graph.
+    /// Returns the form with another graph.
     #[must_use]
     pub fn with_graph(&self, graph: GraphProto) -> Self {
         Self { model: self.model.with_graph(graph), stored: self.stored.clone() }
     }
 
-    /// Writes the network into a hidden folder beside `out`, which disappears unless it is published.
+    /// Writes the network into a hidden folder beside `out`. The folder is removed unless it is published.
     ///
     /// # Errors
-    /// A weight that can't be read, a place that can't be written.
+    /// A weight can't be read, or a file can't be written.
     pub fn stage(&self, out: &Path, metadata: &[(String, String)]) -> Result<Staged, Error> {
         let initializers: Vec<InitializerOut> =
             self.graph().initializer.iter().map(|tensor| self.initializer(tensor)).collect::<Result<_, _>>()?;

@@ -1,18 +1,19 @@
 //! Names, ranks and types of inputs and outputs as programs that load networks expect them.
 //!
-//! A network keeps what it computes: values are renamed, and a few nodes stand between the inputs of the loader and those that
-//! the network had.
+//! The computation of the network does not change. Values are renamed, and a few nodes convert the inputs of the loader to
+//! those of the network.
 //!
-//! Sources of the conventions, in July 2026:
+//! Sources of the conventions, as of July 2026:
 //! - optimum: `UNetOnnxConfig` and `SD3TransformerOnnxConfig` in `optimum/exporters/onnx/model_configs.py` of
-//!   huggingface/optimum-onnx, and `ORTUnet` in `optimum/onnxruntime/modeling_diffusion.py`, which feeds a scalar `timestep`.
-//! - demoDiffusion: `UNetModel` and `UNetXLModel` in `demo/Diffusion/demo_diffusion/model/unet.py` of NVIDIA/TensorRT, of which
-//!   `timestep` has one element in the type of the network and no dynamic axis; `path/resolve_path.py` for
+//!   huggingface/optimum-onnx, and `ORTUnet` in `optimum/onnxruntime/modeling_diffusion.py`, which feeds a scalar
+//!   `timestep`.
+//! - demoDiffusion: `UNetModel` and `UNetXLModel` in `demo/Diffusion/demo_diffusion/model/unet.py` of NVIDIA/TensorRT.
+//!   There, `timestep` has one element, the type of the network and no dynamic axis. `path/resolve_path.py` for
 //!   `model_optimized.onnx`.
-//! - ComfyUI: `tensorrt_convert.py` and `tensorrt_loader.py` of comfyanonymous/ComfyUI_TensorRT. The loader takes the batch from
-//!   the first input of the engine, casts to the engine's types and knows no int64.
-//! - WebNN: `demos/stable-diffusion-1.5`, `demos/sd-turbo` and `demos/sdxl-turbo` of microsoft/webnn-developer-preview: all sizes are
-//!   fixed; a float `timestep` has one element, an int64 one an element for each sample.
+//! - ComfyUI: `tensorrt_convert.py` and `tensorrt_loader.py` of comfyanonymous/ComfyUI_TensorRT. The loader takes the batch
+//!   size from the first input of the engine, casts to the engine's types and does not support int64.
+//! - WebNN: `demos/stable-diffusion-1.5`, `demos/sd-turbo` and `demos/sdxl-turbo` of microsoft/webnn-developer-preview. All
+//!   sizes are fixed. A float `timestep` has one element, an int64 one has one element per sample.
 
 mod cut;
 
@@ -38,7 +39,7 @@ use crate::onnx::DataType;
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Loader {
-    /// optimum's pipelines: sample, timestep (a scalar), encoder_hidden_states[, text_embeds, time_ids] -> out_sample.
+    /// The pipelines of optimum: sample, timestep (a scalar), encoder_hidden_states[, text_embeds, time_ids] -> out_sample.
     Optimum,
     /// TensorRT's demo/Diffusion: `sample, timestep[1], encoder_hidden_states[, text_embeds, time_ids]` -> `latent`, in
     /// model_optimized.onnx.
@@ -50,7 +51,7 @@ pub enum Loader {
 }
 
 impl Loader {
-    /// The name, as the command line has it.
+    /// Returns the name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Optimum => "optimum",
@@ -60,12 +61,12 @@ impl Loader {
         }
     }
 
-    /// The name of the network's file, where the loader asks for one.
+    /// Returns the name of the network's file. `None`: the loader accepts any name.
     pub fn file_name(self) -> Option<&'static str> {
         (self == Self::Demodiffusion).then_some("model_optimized.onnx")
     }
 
-    /// Whether inputs and outputs are in half precision where the network is, if nothing else is asked for.
+    /// Whether inputs and outputs are in half precision by default if the network is.
     pub fn halves_interface(self) -> bool {
         matches!(self, Self::Demodiffusion | Self::Webnn)
     }
@@ -76,12 +77,12 @@ impl Loader {
     }
 }
 
-/// From where an input of the new network gets what the old one took.
+/// The source of the elements of an input of the new network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fed {
-    /// From this input of the old network.
+    /// This input of the old network.
     Input(String),
-    /// From this value that the old network computed.
+    /// This value that the old network computed.
     Value(String),
 }
 
@@ -90,14 +91,14 @@ pub enum Fed {
 pub struct Bridge {
     /// Its name.
     pub input: String,
-    /// What it is fed.
+    /// The source of its elements.
     pub fed: Fed,
-    /// Whether it takes the time, of which every sample has the same: how many elements there are may differ.
+    /// Whether it is the timestep. All samples have the same one, so the number of elements may differ.
     pub is_time: bool,
 }
 
 impl Bridge {
-    /// The value that the old network computed, if it is fed that.
+    /// Returns the value that the old network computed, if that is its source.
     pub fn value(&self) -> Option<&str> {
         match &self.fed {
             Fed::Value(name) => Some(name),
@@ -106,32 +107,32 @@ impl Bridge {
     }
 }
 
-/// What a loader asks for beyond names.
+/// The requirements of a loader besides names.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// The type of float inputs and outputs; as the network has them where `None`.
+    /// The type of float inputs and outputs. `None`: as in the network.
     pub dtype: Option<DataType>,
-    /// Sizes for the symbolic dimensions, where they are fixed.
+    /// Sizes of the symbolic dimensions, for loaders that need fixed ones.
     pub sizes: Sizes,
 }
 
-/// A network as a loader expects it.
+/// A network with the interface that a loader expects.
 #[derive(Debug)]
 pub struct Adapted {
     /// The network.
     pub form: Form,
     /// Its inputs, in order.
     pub bridges: Vec<Bridge>,
-    /// Outputs before and after, in order.
+    /// The names of the outputs before and after, in order.
     pub outputs: Vec<(String, String)>,
-    /// Things that the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Gives a network the inputs and outputs that a loader expects.
+/// Changes the inputs and outputs of a network to those that a loader expects.
 ///
 /// # Errors
-/// Inputs that do not fit what the loader feeds: names those that were found and those that are expected.
+/// The inputs do not match those that the loader feeds; the error lists the inputs found and expected.
 pub fn adapt(
     network: (&Model, &Graph, &Facts),
     roles: &Roles,

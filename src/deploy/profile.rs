@@ -1,5 +1,5 @@
-//! The sizes that an engine is built for: least, usual and largest of every symbolic dimension, and the forms in which
-//! TensorRT's tools take them.
+//! The sizes that an engine is built for: minimum, optimum and maximum of every symbolic dimension, in the formats of
+//! TensorRT's tools.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, has_telling_name, sizes_for};
 
-/// Images that are drawn at once, at most, where nothing is said; guidance doubles the batch.
+/// Default maximum number of images per run; guidance doubles the batch.
 const IMAGES: i64 = 4;
 
-/// Tokens of CLIP's text encoder.
+/// Number of tokens of CLIP's text encoder.
 const TOKENS: i64 = 77;
 
-/// Latents of an image of 512 x 512 pixels.
+/// Height and width of the latents of an image of 512x512 pixels.
 const LATENTS: i64 = 64;
 
-/// Sizes of a symbolic dimension.
+/// The sizes of a symbolic dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Extent {
-    /// The least that an engine takes.
+    /// The minimum that an engine takes.
     pub min: i64,
-    /// The one that it is built to be fast at.
+    /// The optimum: the size for which it is optimised.
     pub opt: i64,
-    /// The largest that it takes.
+    /// The maximum that it takes.
     pub max: i64,
 }
 
@@ -36,11 +36,11 @@ impl Extent {
         Self { min: size, opt: size, max: size }
     }
 
-    /// Reads `64`, `1..4` or `1..2..4`. Of two ends, the usual size of a batch is two (one image with guidance), else the
-    /// largest.
+    /// Parses `64`, `1..4` or `1..2..4`. If only minimum and maximum are given, the optimum of a batch is two (one image
+    /// with guidance), and that of other dimensions is the maximum.
     ///
     /// # Errors
-    /// Another form, sizes below one or out of order.
+    /// The text has another format, sizes below one, or sizes out of order.
     fn parse(name: &str, text: &str) -> Result<Self, Error> {
         let form = || {
             Error::usage(format!(
@@ -68,7 +68,7 @@ fn is_batch(name: &str) -> bool {
     name.contains("batch") || matches!(name.as_str(), "b" | "n")
 }
 
-/// The extent of a symbol of which nothing is said.
+/// Returns the default sizes of a symbol.
 fn default_extent(name: &str) -> Option<Extent> {
     let lower = name.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
@@ -83,33 +83,33 @@ fn default_extent(name: &str) -> Option<Extent> {
     })
 }
 
-/// Shapes of one input at the three sizes.
+/// Minimum, optimum and maximum shape of one input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InputShapes {
-    /// The input.
+    /// The name of the input.
     pub name: String,
-    /// Its least sizes.
+    /// Its minimum sizes.
     pub min: Vec<i64>,
-    /// Its usual sizes.
+    /// Its optimum sizes.
     pub opt: Vec<i64>,
-    /// Its largest sizes.
+    /// Its maximum sizes.
     pub max: Vec<i64>,
 }
 
 /// The sizes that an engine is built for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Profile {
-    /// Every symbolic dimension of the inputs that is free.
+    /// The sizes of every free symbolic dimension of the inputs.
     pub symbols: BTreeMap<String, Extent>,
     /// The inputs with symbolic dimensions.
     pub inputs: Vec<InputShapes>,
 }
 
 impl Profile {
-    /// The profile of a network; `given` are pairs such as `("batch", "1..4")`, `sizes` fix further dimensions.
+    /// Computes the profile of a network. `given` contains pairs such as `("batch", "1..4")`; `sizes` fixes others.
     ///
     /// # Errors
-    /// A dimension that the network does not have, sizes that make no sense, a dimension of which nothing is known.
+    /// The network lacks a given dimension, sizes are invalid, or a dimension has neither given nor default sizes.
     pub fn new((graph, facts): (&Graph, &Facts), given: &[(String, String)], sizes: &Sizes) -> Result<Self, Error> {
         let mut names = std::collections::BTreeSet::new();
         let shape = |input: &usize| facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
@@ -126,7 +126,7 @@ impl Profile {
             symbols.insert(name.clone(), Extent::parse(name, text)?);
         }
         let follows = |name: &String| facts.ties.iter().any(|tie| tie.symbol == *name);
-        // First axes are the batch, whatever their name.
+        // The first axis is the batch, whatever its name.
         let first = |name: &String| {
             graph
                 .inputs
@@ -145,7 +145,7 @@ impl Profile {
             };
             let extent = extent.ok_or_else(|| {
                 Error::usage(format!("the sizes of dimension {name:?} are not given"))
-                    .hint(format!("say them with --profile {name}=N or {name}=MIN..MAX"))
+                    .hint(format!("set them with --profile {name}=N or {name}=MIN..MAX"))
             })?;
             symbols.insert(name.clone(), extent);
         }
@@ -166,25 +166,25 @@ impl Profile {
         Ok(Self { symbols, inputs })
     }
 
-    /// The usual sizes.
+    /// Returns the optimum sizes.
     pub fn usual(&self) -> Sizes {
         self.symbols.iter().map(|(name, extent)| (name.clone(), extent.opt)).collect()
     }
 
-    /// The least and the largest sizes, and the usual ones.
+    /// Returns the minimum, the optimum and the maximum sizes.
     pub fn ends(&self) -> [Sizes; 3] {
         let of =
             |end: fn(&Extent) -> i64| self.symbols.iter().map(|(name, extent)| (name.clone(), end(extent))).collect();
         [of(|extent| extent.min), of(|extent| extent.opt), of(|extent| extent.max)]
     }
 
-    /// The shapes as `trtexec`, `tensorrt_rtx` and ONNX Runtime take them: `sample:1x4x64x64,...`.
+    /// Formats shapes for `trtexec`, `tensorrt_rtx` and ONNX Runtime: `sample:1x4x64x64,...`.
     pub fn shapes(&self, of: impl Fn(&InputShapes) -> &Vec<i64>) -> String {
         let input = |input: &InputShapes| format!("{}:{}", input.name, joined(of(input), "x"));
         self.inputs.iter().map(input).collect::<Vec<_>>().join(",")
     }
 
-    /// The arguments of `trtexec` and `tensorrt_rtx`; none where all sizes are fixed.
+    /// Returns the arguments of `trtexec` and `tensorrt_rtx`; none if all sizes are fixed.
     pub fn trtexec(&self) -> Vec<String> {
         if self.inputs.is_empty() {
             return Vec::new();
@@ -196,7 +196,7 @@ impl Profile {
         ]
     }
 
-    /// The arguments of Polygraphy.
+    /// Returns the arguments of Polygraphy; none if all sizes are fixed.
     pub fn polygraphy(&self) -> Vec<String> {
         if self.inputs.is_empty() {
             return Vec::new();
@@ -213,7 +213,7 @@ impl Profile {
         ]
     }
 
-    /// The options of ONNX Runtime's provider, whose names begin with `trt` (TensorRT) or `nv` (TensorRT-RTX).
+    /// Returns the options of ONNX Runtime's provider, whose names begin with `trt` (TensorRT) or `nv` (TensorRT-RTX).
     pub fn onnx_runtime(&self, prefix: &str) -> BTreeMap<String, String> {
         if self.inputs.is_empty() {
             return BTreeMap::new();
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extents_are_read_in_three_forms() {
+    fn extents_are_parsed_in_three_formats() {
         let of = |name: &str, text: &str| Extent::parse(name, text).ok();
         assert_eq!(of("height", "64"), Some(Extent::fixed(64)));
         assert_eq!(of("batch", "1..8"), Some(Extent { min: 1, opt: 2, max: 8 }));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn one_profile_is_written_for_every_tool() {
+    fn a_profile_is_formatted_for_every_tool() {
         let input =
             InputShapes { name: "sample".into(), min: vec![1, 4, 64], opt: vec![2, 4, 64], max: vec![8, 4, 64] };
         let scale = InputShapes { name: "t".into(), min: vec![1], opt: vec![2], max: vec![8] };

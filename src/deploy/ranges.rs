@@ -1,4 +1,4 @@
-//! The least and largest element of every value of a network, over runs on samples.
+//! The minimum and maximum element of every value of a network, over runs on samples.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,23 @@ use crate::onnx::names::Names;
 use crate::onnx::{DataType, GraphProto, attr_int};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
-/// The least and largest element of a value; infinite where one is not a number.
+/// The minimum and maximum element of a value; infinite if an element is NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Range {
-    /// The least element.
+    /// The minimum element.
     pub low: f64,
-    /// The largest element.
+    /// The maximum element.
     pub high: f64,
 }
 
 impl Range {
-    /// Both ranges together.
+    /// Returns the smallest range that contains both.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
-    /// The largest magnitude.
+    /// Returns the largest magnitude.
     pub fn magnitude(self) -> f64 {
         self.low.abs().max(self.high.abs())
     }
@@ -48,16 +48,16 @@ impl Range {
 /// Ranges by the names of values.
 pub type Ranges = BTreeMap<String, Range>;
 
-/// One run's inputs, by name.
+/// The inputs of one run, by name.
 pub type Inputs = Vec<(String, Array)>;
 
-/// Called with the runs that are done, and all; an error ends the work.
+/// A callback that gets the number of runs done and of all runs; its error ends the work.
 pub type Steps<'a> = dyn FnMut(usize, usize) -> Result<(), Error> + 'a;
 
-/// The ranges of all float32 values that nodes compute or the network takes, over runs on these inputs.
+/// Computes the ranges of all float32 values that nodes compute or the network takes, over runs on these inputs.
 ///
 /// # Errors
-/// A network that can't be run; what `steps` says.
+/// The network does not run, or `steps` returns an error.
 pub fn watch_ranges(
     runtime: &Runtime,
     (model, graph, facts): (&Model, &Graph, &Facts),
@@ -107,13 +107,13 @@ pub fn watch_ranges(
     Ok(ranges)
 }
 
-/// Those inputs that a session takes.
+/// Returns those inputs that a session takes.
 pub(crate) fn taken(session: &Session, inputs: &[(String, Array)]) -> Inputs {
     let is_taken = |name: &str| session.inputs().iter().any(|input| input.name == name);
     inputs.iter().filter(|(name, _)| is_taken(name)).cloned().collect()
 }
 
-/// A run that failed.
+/// Returns the error of a run that failed.
 pub(crate) fn failed(model: &Model, error: &RuntimeError) -> Error {
     Error::unmet(error.to_string()).in_file(model.path())
 }

@@ -1,4 +1,4 @@
-//! The runtimes that a network is made ready for, and the precisions that it is brought to.
+//! The runtimes for which networks are prepared, and the precisions to which they are converted.
 
 use serde::Serialize;
 
@@ -6,14 +6,14 @@ use super::quantize::Style;
 use crate::error::Error;
 use crate::onnx::DataType;
 
-/// What runs the network.
+/// The runtime of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum DeployTarget {
-    /// NVIDIA TensorRT: an engine that is built on the machine with the GPU, or ONNX Runtime's TensorRT provider.
+    /// NVIDIA TensorRT: an engine built on the machine with the GPU, or ONNX Runtime's TensorRT provider.
     Tensorrt,
-    /// TensorRT for RTX: an engine that is built on any machine.
+    /// TensorRT for RTX: an engine built on any machine.
     TensorrtRtx,
     /// ONNX Runtime's CUDA provider.
     OrtCuda,
@@ -28,7 +28,7 @@ pub enum DeployTarget {
 }
 
 impl DeployTarget {
-    /// The name, as the command line has it.
+    /// Returns the name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tensorrt => "tensorrt",
@@ -41,8 +41,8 @@ impl DeployTarget {
         }
     }
 
-    /// The precision where none is asked for: half precision on GPUs; on processors, ONNX Runtime computes float16 in float32,
-    /// and OpenVINO chooses by itself.
+    /// Returns the default precision: half precision on GPUs. On CPUs, ONNX Runtime computes float16 in float32, and
+    /// OpenVINO chooses by itself.
     pub fn default_precision(self) -> DeployPrecision {
         match self {
             Self::Openvino | Self::Cpu => DeployPrecision::Float32,
@@ -50,8 +50,9 @@ impl DeployTarget {
         }
     }
 
-    /// The form of quantised layers that it takes. ONNX Runtime joins a layer with the pairs around it only where its output
-    /// and its bias are integers too; TensorRT and OpenVINO ask for less, and TensorRT for activations about zero.
+    /// Returns the form of quantised layers that it takes. ONNX Runtime only fuses a layer with the pairs around it if the
+    /// output and the bias of the layer are integers too. TensorRT and OpenVINO do not need that, and TensorRT needs
+    /// activations symmetric about zero.
     pub fn quantized_style(self) -> Style {
         match self {
             Self::Tensorrt | Self::TensorrtRtx | Self::OrtCuda => {
@@ -64,22 +65,22 @@ impl DeployTarget {
         }
     }
 
-    /// Refuses a precision that the target computes nowhere: WebGPU's shading language has no bfloat16 (WGSL, section 6.2, has f32
-    /// and f16), nor has WebNN's `MLOperandDataType`, and DirectML's `DML_TENSOR_DATA_TYPE` has none either.
+    /// Checks that the target supports a precision. WebGPU's shading language has no bfloat16 (WGSL, section 6.2, has f32
+    /// and f16), nor have WebNN's `MLOperandDataType` and DirectML's `DML_TENSOR_DATA_TYPE`.
     ///
     /// # Errors
-    /// See above.
+    /// The target does not support it.
     pub fn check_precision(self, precision: DeployPrecision) -> Result<(), Error> {
         match (self, precision) {
             (Self::Web | Self::Directml, DeployPrecision::Bfloat16) => {
-                Err(Error::usage(format!("--precision bfloat16: {} does not compute in it", self.name()))
-                    .hint("take float16"))
+                Err(Error::usage(format!("--precision bfloat16: {} does not support it", self.name()))
+                    .hint("use --precision float16"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether an engine is built, which needs a profile.
+    /// Whether it needs an engine, which is built for a profile.
     pub fn builds_engine(self) -> bool {
         matches!(self, Self::Tensorrt | Self::TensorrtRtx)
     }
@@ -90,21 +91,21 @@ impl DeployTarget {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum DeployPrecision {
-    /// As the file has it.
+    /// The types of the file.
     #[cfg_attr(feature = "cli", value(alias = "fp32"))]
     Float32,
-    /// Weights and activations in float16, but for what it does not hold.
+    /// Weights and activations in float16, except for what float16 can't represent.
     #[cfg_attr(feature = "cli", value(alias = "fp16"))]
     Float16,
-    /// The same in bfloat16.
+    /// Weights and activations in bfloat16, except for what bfloat16 can't represent.
     #[cfg_attr(feature = "cli", value(alias = "bf16"))]
     Bfloat16,
-    /// Linear layers in int8, but for those that it costs too much; everything else as the file has it.
+    /// Linear layers in int8, except for those whose error is too large; everything else as in the file.
     Int8,
 }
 
 impl DeployPrecision {
-    /// The name, as the command line has it.
+    /// Returns the name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -114,7 +115,7 @@ impl DeployPrecision {
         }
     }
 
-    /// The type of half precision, if it is one.
+    /// Returns the type of half precision. `None`: the precision is another one.
     pub fn half_type(self) -> Option<DataType> {
         match self {
             Self::Float16 => Some(DataType::Float16),

@@ -1,17 +1,17 @@
-//! What a fit does with whole arrays: kept parts, differences, and steps back from a target to a layer's output.
+//! Operations of a fit on whole arrays: kept parts, differences, and steps back from a target to a layer's output.
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::layers::Step;
 use crate::array::{Array, ArrayData};
 
-/// An array of float32 as ndarray has it; `None` for other types.
+/// Converts an array of float32 to an ndarray. `None`: it has another type.
 pub(super) fn floats(array: Array) -> Option<ArrayD<f32>> {
     let ArrayData::F32(values) = array.data else { return None };
     ArrayD::from_shape_vec(IxDyn(&array.dims), values).ok()
 }
 
-/// The kept indices of every axis; `None` for axes that are kept whole.
+/// Returns the kept part of an array: the kept indices of every axis. `None`: the axis is kept whole.
 pub(super) fn kept_part(array: &ArrayD<f32>, kept: &[Option<Vec<usize>>]) -> ArrayD<f32> {
     let mut part = array.clone();
     for (axis, indices) in kept.iter().enumerate() {
@@ -22,8 +22,8 @@ pub(super) fn kept_part(array: &ArrayD<f32>, kept: &[Option<Vec<usize>>]) -> Arr
     part
 }
 
-/// What a layer's output has to be, so that after its steps comes `target`; `addend` gives the other addends. `None` where
-/// shapes don't fit.
+/// Returns the output that a layer must have for its steps to lead to `target`; `addend` returns the other addends.
+/// `None`: shapes do not match.
 pub(super) fn back(
     target: ArrayD<f32>,
     steps: &[Step],
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_taken_back() {
+    fn steps_are_reversed() {
         let output = ArrayD::from_shape_vec(IxDyn(&[2, 6]), (0..12).map(|at| at as f32).collect()).unwrap();
         let moved = output.clone().into_shape_with_order(IxDyn(&[2, 2, 3])).unwrap();
         let turned = moved.permuted_axes(vec![2, 0, 1]).as_standard_layout().into_owned();

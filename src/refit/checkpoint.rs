@@ -1,9 +1,9 @@
-//! Checkpoints: what was fitted so far, saved so that a long refit can go on after a kill.
+//! Checkpoints: the fits done so far, saved so that a long refit can continue after it was killed.
 //!
-//! A checkpoint is an `.npz` file: `fingerprint` (bytes of a text that names cut, data and options), `events` (bytes of JSON:
-//! what became of every fit), and `EVENT/NUMBER`, the bytes of the constants that a fit changes, biases last. A run that goes on
-//! computes the values between the layers anew, with the weights of the checkpoint, and so ends with the weights of a run
-//! that was never stopped.
+//! A checkpoint is an `.npz` file. It contains `fingerprint` (bytes of a text that identifies cut, data and options),
+//! `events` (bytes of JSON: the result of every fit), and `EVENT/NUMBER`, the bytes of the constants that a fit changes,
+//! biases last. A resumed run computes the values between the layers again, with the weights of the checkpoint. It
+//! therefore ends with the weights of a run that was never stopped.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,40 +19,40 @@ use crate::inputs::check_size;
 use crate::npz::ArrayFile;
 use crate::onnx::TensorProto;
 
-/// Where a refit saves what it has fitted.
+/// Where a refit saves its fits, and when.
 #[derive(Clone, Debug, Default)]
 pub struct RefitCheckpoint {
     /// The file.
     pub path: PathBuf,
-    /// Describes what must be equal for a run to go on.
+    /// A text that must be equal for a run to resume.
     pub fingerprint: String,
     /// Time between two checkpoints.
     pub period: Duration,
-    /// Whether to go on from the file, if it is there.
+    /// Whether to resume from the file if it exists.
     pub resumes: bool,
 }
 
-/// What became of a fit; `Err` says why the old weights stay.
+/// The result of a fit. `Err`: why the old weights are kept.
 pub(super) type Outcome = Result<Found, String>;
 
-/// What became of the fits so far, by event.
+/// The results of the fits so far, by event.
 pub(super) type Outcomes = HashMap<usize, Outcome>;
 
-/// One fit, as the file describes it.
+/// One fit, as stored in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     event: usize,
-    /// The errors before and after; none where the old weights stay.
+    /// The errors before and after. `None`: the old weights are kept.
     errors: Option<(f64, f64)>,
-    /// Why they stay.
+    /// Why the old weights are kept. `None`: they are not.
     reason: Option<String>,
     /// The number of constants that change.
     tensors: usize,
-    /// Use and layer that take up each of the biases, which follow the constants.
+    /// For each of the biases, which follow the constants: the use, and the layer that has the bias.
     biases: Vec<(usize, usize)>,
 }
 
-/// A checkpoint under way.
+/// A checkpoint in progress.
 #[derive(Debug)]
 pub(super) struct Saving<'a> {
     checkpoint: &'a RefitCheckpoint,
@@ -70,7 +70,7 @@ impl<'a> Saving<'a> {
         Self { checkpoint, records: Vec::new(), arrays: Vec::new(), saved: Instant::now() }
     }
 
-    /// Notes a fit, and saves all of them if the last time is long enough ago.
+    /// Records a fit, and saves all of them if the period since the last save has passed.
     ///
     /// # Errors
     /// The file can't be written.
@@ -105,13 +105,13 @@ impl<'a> Saving<'a> {
 
     /// Removes the file.
     pub(super) fn remove(&self) {
-        // Not being there is what is wanted.
+        // The file need not exist.
         let _ = std::fs::remove_file(&self.checkpoint.path);
     }
 }
 
 impl RefitCheckpoint {
-    /// What the file holds; nothing where there is none, or the run starts anew.
+    /// Reads the fits of the file. Returns none if there is no file or the run does not resume.
     ///
     /// # Errors
     /// The file can't be read or belongs to another run.
@@ -123,7 +123,7 @@ impl RefitCheckpoint {
             Error::unreadable(&self.path, text.to_owned())
                 .hint("run without --resume, or with the options of the first run")
         };
-        let none = || fail("not a checkpoint of a refit");
+        let none = || fail("not a checkpoint of a refit, or a damaged one");
         let unreadable = |error: crate::npz::NpzError| Error::unreadable(&self.path, error.to_string());
         let mut file = ArrayFile::open(&self.path).map_err(unreadable)?;
         check_size(&file).map_err(|error| error.in_file(&self.path))?;
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fits_come_back_and_those_of_another_run_do_not() {
+    fn fits_are_restored_and_those_of_another_run_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = RefitCheckpoint {
             path: folder.path().join("c.npz"),

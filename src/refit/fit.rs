@@ -1,4 +1,4 @@
-//! The equations of one fit, added up chunk by chunk, and its solution as tensors.
+//! The equations of one fit, accumulated chunk by chunk, and its solution as tensors.
 
 use std::collections::HashMap;
 
@@ -19,14 +19,14 @@ use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::TensorProto;
 
-/// What a fit has found.
+/// The result of a fit.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The stored constants that change.
     pub(super) tensors: Vec<TensorProto>,
-    /// Use and layer that take up a bias, and that.
+    /// New biases, each with its use and the layer that has it.
     pub(super) biases: Vec<(usize, usize, TensorProto)>,
-    /// What was left before and after, over the squares of the target.
+    /// The errors before and after, divided by the squares of the target.
     pub(super) errors: (f64, f64),
 }
 
@@ -35,13 +35,13 @@ struct Old {
     value: ValueId,
     dims: Vec<usize>,
     values: Vec<f32>,
-    /// By group, the matrix `[columns, outputs]`.
+    /// By group, the matrix of shape `[columns, outputs]`.
     matrices: Vec<Vec<f32>>,
 }
 
 /// The bias of a use before the fit.
 struct OldBias {
-    /// The layer that takes it up.
+    /// The layer that has it.
     layer: usize,
     values: Vec<f32>,
     name: String,
@@ -54,21 +54,21 @@ pub(super) struct Fit<'a> {
     stored: Stored<'a>,
     event: &'a Event,
     options: &'a RefitOptions,
-    /// By layer of the first use; others read the same weight.
+    /// By layer of the first use; other uses read the same weights.
     old: Vec<Old>,
     /// By use.
     biases: Vec<Option<OldBias>>,
-    /// By use, what biases that stay add to every output.
+    /// By use, the sum of biases that are not fitted, for every output.
     fixed: Vec<Vec<f32>>,
     /// Whether all uses have the same bias.
     has_common_bias: bool,
-    /// Constants that are added on the way to a target.
+    /// Constants that are added between the layer and its target.
     constants: HashMap<ValueId, ArrayD<f32>>,
     /// By group.
     pub(super) systems: Vec<System>,
-    /// By group, rows of the chunks that are held back.
+    /// By group, rows of the chunks that are held out.
     pub(super) held: Vec<Held>,
-    /// Rows of a chunk that is held back; none where there are too few chunks to hold some back.
+    /// Number of rows of a held-out chunk; 0 if there are too few chunks to hold some out.
     held_per_chunk: usize,
     /// By use.
     rows_per_chunk: Vec<usize>,
@@ -79,7 +79,7 @@ pub(super) struct Fit<'a> {
 }
 
 impl<'a> Fit<'a> {
-    /// `memory` is what the equations may take, in bytes.
+    /// Sets up the equations. `memory` is their maximum size in bytes.
     pub(super) fn new(
         stored: Stored<'a>,
         event: &'a Event,
@@ -143,7 +143,7 @@ impl<'a> Fit<'a> {
         })
     }
 
-    /// Adds a chunk of a use: `target` is the original's value at the kept channels, `value` gives those of the pruned
+    /// Adds a chunk of a use. `target` is the original's value at the kept channels; `value` returns values of the pruned
     /// network.
     pub(super) fn add(
         &mut self,
@@ -168,7 +168,7 @@ impl<'a> Fit<'a> {
         let y = if of.layers.len() == 1 {
             back(target, &first.steps, &mut addend)
         } else {
-            // None of several layers moves elements: all addends have the form of the target.
+            // Several layers of one use have no moves among their steps: all addends have the shape of the target.
             let steps: Vec<Step> = others.iter().map(|value| Step::Add { value: *value }).collect();
             back(target, &steps, &mut addend)
         };
@@ -176,13 +176,13 @@ impl<'a> Fit<'a> {
             return Err(error);
         }
         let name = || self.stored.network.graph().nodes[first.node].name.clone();
-        let y = y.ok_or_else(|| Error::unmet(format!("the target of node {:?} does not fit its output", name())))?;
+        let y = y.ok_or_else(|| Error::unmet(format!("the target of node {:?} does not match its output", name())))?;
         let y = y.as_slice().ok_or_else(|| Error::unmet("a target that is not contiguous"))?;
         let inputs = of.layers.iter().map(|layer| value(layer.input)).collect::<Result<Vec<_>, _>>()?;
         let is_held = self.held_per_chunk > 0 && chunk % Held::EVERY == Held::EVERY - 1;
         let mut rows = self.chosen(first, number, chunk);
         if is_held {
-            // Spread over all that were chosen.
+            // Evenly spaced among the chosen rows.
             let every = rows.len().div_ceil(self.held_per_chunk).max(1);
             rows = rows.into_iter().step_by(every).collect();
         }
@@ -230,7 +230,7 @@ impl<'a> Fit<'a> {
         Ok(())
     }
 
-    /// The rows of a chunk that count, in ascending order.
+    /// Returns the rows of a chunk that enter the equations, in ascending order.
     fn chosen(&self, layer: &Layer, number: usize, chunk: usize) -> Vec<usize> {
         let (count, wanted) = (layer.rows.count(), self.rows_per_chunk[number]);
         if wanted >= count {
@@ -243,7 +243,7 @@ impl<'a> Fit<'a> {
         rows
     }
 
-    /// The new constants; `Err` within says why there are none.
+    /// Solves the equations and returns the new constants. The inner `Err` is the reason why there are none.
     pub(super) fn solve(mut self, changed: &mut Changed) -> Result<Result<Found, String>, Error> {
         let layers = &self.event.uses[0].layers;
         let mut weights: Vec<Vec<f32>> = self.old.iter().map(|old| old.values.clone()).collect();
@@ -251,7 +251,7 @@ impl<'a> Fit<'a> {
         let mut systems: Vec<Centred> = systems.into_iter().map(|system| system.centred(self.par)).collect();
         let mut solved: Vec<Option<(Mat<f64>, f64)>> = Vec::new();
         for (group, system) in systems.iter_mut().enumerate() {
-            // A group that gets no better stays as it is.
+            // A group whose error does not decrease keeps its weights.
             let solution = self.held[group].best(system, self.options.ridge, self.par);
             if let Some(solution) = &solution {
                 let mut start = 0;
@@ -270,7 +270,7 @@ impl<'a> Fit<'a> {
             return Ok(Err("its fit does not lower the error".to_owned()));
         }
         if !weights.iter().flatten().all(|value| value.is_finite()) {
-            return Ok(Err("its fit gives weights that are not finite".to_owned()));
+            return Ok(Err("its fit produces weights that are not finite".to_owned()));
         }
         let mut tensors: Vec<TensorProto> = Vec::new();
         let mut is_exact = true;
@@ -293,7 +293,7 @@ impl<'a> Fit<'a> {
             }
         }
         if !is_exact {
-            // What the stored types make of the weights is what counts.
+            // The error counts after rounding to the stored types.
             for (group, system) in systems.iter().enumerate() {
                 let change = self.change(group, &weights);
                 let after = system.after(&change, self.par);
@@ -311,13 +311,13 @@ impl<'a> Fit<'a> {
             .iter()
             .all(|(_, _, bias)| super::stored::elements(bias).is_some_and(|all| all.iter().all(|of| of.is_finite())))
         {
-            return Ok(Err("its fit gives a bias that is not finite".to_owned()));
+            return Ok(Err("its fit produces a bias that is not finite".to_owned()));
         }
         let squares = self.squares.max(f64::MIN_POSITIVE);
         Ok(Ok(Found { tensors, biases, errors: (before / squares, after / squares) }))
     }
 
-    /// How far weights are from the old ones, as the matrix of a group.
+    /// Returns the difference of weights from the old ones, as the matrix of a group.
     fn change(&self, group: usize, weights: &[Vec<f32>]) -> Mat<f64> {
         let layers = &self.event.uses[0].layers;
         let columns = layers.iter().map(|layer| layer.rows.columns()).sum();
@@ -352,7 +352,7 @@ impl<'a> Fit<'a> {
     }
 }
 
-/// The bias of a use as it is now, or zeros where the file has none and can have one.
+/// Returns the current bias of a use, or zeros if the file has none and can have one.
 fn old_bias(stored: Stored<'_>, of: &Use, changed: &Changed) -> Result<Option<OldBias>, Error> {
     let graph = stored.network.graph();
     let mut found = None;
@@ -378,7 +378,7 @@ fn old_bias(stored: Stored<'_>, of: &Use, changed: &Changed) -> Result<Option<Ol
     Ok(found)
 }
 
-/// What the biases of a use that stay add to every output: those that can't be fitted, and those beside the one that is.
+/// Returns the sum of the biases of a use that are not fitted: those that can't be, and those besides the fitted one.
 fn fixed_bias(stored: Stored<'_>, of: &Use, fitted: Option<&OldBias>, changed: &Changed) -> Result<Vec<f32>, Error> {
     let count = of.layers.first().map_or(0, |layer| layer.rows.outputs() * layer.rows.groups());
     let mut sum = vec![0.0; count];

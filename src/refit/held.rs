@@ -1,9 +1,9 @@
-//! Rows that a fit does not see, by which its ridge is chosen.
+//! Held-out rows, from which the ridge of a fit is chosen.
 //!
-//! Layers of the time path have one row of their own for each timestep. Where they have more columns than there are timesteps,
-//! a fit with a small ridge meets all of these exactly and is far off between them. Every eighth chunk of samples, which is
-//! every eighth timestep, is held back: the ridge grows while that lowers the error there, and a fit that does not lower it
-//! is not taken.
+//! Layers of the time path have only one distinct row per timestep. If they have more columns than there are timesteps, a
+//! fit with a small ridge matches all of these rows exactly and is far off between them. Every eighth chunk of samples,
+//! which is every eighth timestep, is therefore held out. The ridge is raised while that lowers the error there, and a
+//! fit that does not lower the error there is rejected.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
@@ -13,7 +13,7 @@ use super::solve::{Centred, Solution};
 use crate::collective::Collective;
 use crate::error::Error;
 
-/// Rows of one group of a layer that are held back.
+/// The held-out rows of one group of a layer.
 #[derive(Debug)]
 pub(super) struct Held {
     columns: usize,
@@ -23,20 +23,20 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Chunk {
-    /// The use of the weights.
+    /// The index of the use of the weights.
     number: usize,
-    /// `[rows, columns]`.
+    /// The inputs, of shape `[rows, columns]`.
     x: Vec<f32>,
-    /// What the old weights leave of the targets, `[rows, outputs]`.
+    /// The residual of the targets with the old weights, of shape `[rows, outputs]`.
     r: Vec<f32>,
     weight: f64,
 }
 
 impl Held {
-    /// Of how many chunks one is held back.
+    /// One of this many chunks is held out.
     pub(super) const EVERY: usize = 8;
 
-    /// Rows of all chunks together, about.
+    /// Approximate number of held-out rows of all chunks together.
     pub(super) const ROWS: usize = 4096;
 
     pub(super) fn new(columns: usize, outputs: usize) -> Self {
@@ -47,10 +47,10 @@ impl Held {
         self.chunks.push(Chunk { number, x, r, weight });
     }
 
-    /// Holds the rows of all ranks, in their order.
+    /// Collects the rows of all ranks, in the order of the ranks.
     ///
     /// # Errors
-    /// A rank has ended.
+    /// A rank has stopped.
     pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
         let (mut headings, mut values): (Vec<[u64; 3]>, Vec<f32>) = (Vec::new(), Vec::new());
         for chunk in &self.chunks {
@@ -73,7 +73,7 @@ impl Held {
         Ok(())
     }
 
-    /// The squared error of the old weights, or that after a change of them.
+    /// Returns the squared error of the old weights, or the error after a change of them.
     fn error(&self, change: Option<(&Centred, &Mat<f64>)>, par: Par) -> f64 {
         let narrow = change
             .map(|(_, change)| Mat::from_fn(self.columns, self.outputs, |row, output| change[(row, output)] as f32));
@@ -95,8 +95,8 @@ impl Held {
         self.chunks.iter().map(of).sum()
     }
 
-    /// The solution with the ridge, or one of ten, a hundred and a thousand times as much, that leaves the least error on
-    /// the rows that are held back. `None` where none lowers the error, on these rows or on those of the fit.
+    /// Returns the solution with the lowest error on the held-out rows, for the ridge times 1, 10, 100 or 1000. `None`: no
+    /// solution lowers the error both on these rows and on those of the fit.
     pub(super) fn best(&self, system: &mut Centred, ridge: f64, par: Par) -> Option<Solution> {
         let mut solve = |factor: f64| {
             let found = system.solve(ridge * factor, par);
@@ -128,7 +128,7 @@ mod tests {
     use super::super::solve::System;
     use super::*;
 
-    /// A fit to the first of four columns, held back against rows with that map or its opposite.
+    /// Fits the first of four columns; the held-out rows follow the same map (`sign` 1) or the opposite one (-1).
     fn fitted(sign: f32) -> Option<Solution> {
         let columns = 4;
         let x = |seed: usize, rows: usize| -> Vec<f32> {
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fit_that_holds_elsewhere_is_taken_as_it_is() {
+    fn a_fit_that_generalises_is_accepted() {
         let found = fitted(1.0).unwrap();
         assert!((found.change[(0, 0)] - 1.0).abs() < 1e-3, "{:?}", found.change);
     }
 
     #[test]
-    fn a_fit_that_does_not_hold_elsewhere_is_not_taken() {
+    fn a_fit_that_does_not_generalise_is_rejected() {
         assert!(fitted(-1.0).is_none());
     }
 }

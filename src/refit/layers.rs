@@ -1,8 +1,8 @@
-//! Which layers are fitted, to what, and in which order.
+//! The choice of the layers that are fitted, of their targets, and of their order.
 //!
-//! A layer's output often flows straight into a sum, such as the residual stream. It is then fitted to what the original
-//! has there, less the other addends as the pruned network has them: errors made upstream are corrected. Layers that flow
-//! into the same sum are fitted together, and so are layers that share a weight.
+//! The output of a layer often enters a sum directly, such as the residual stream. The layer is then fitted to the
+//! original's value of that sum, minus the other addends of the pruned network: this corrects errors made upstream.
+//! Layers that enter the same sum are fitted together, and so are layers that share a weight.
 
 mod shared;
 
@@ -14,19 +14,19 @@ use crate::graph::{NodeId, ValueId};
 use crate::operator::linear::{Linear, LinearBias};
 use crate::operator::part::Part;
 
-/// A step from a layer's output towards the value that it is fitted to.
+/// A step from a layer's output towards its target.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// The elements in another shape or order: the shape before, and for a transposition the axes.
+    /// A reshape or transposition: the shape before, and the permutation of a transposition.
     Move { before: Vec<usize>, perm: Option<Vec<usize>> },
-    /// Another addend.
+    /// The addition of another value.
     Add { value: ValueId },
 }
 
-/// A vector along the outputs that is added to them, and that a fit may change.
+/// A vector along the outputs that is added to them and that a fit may change.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Bias {
-    /// A constant that the node reads at a slot, or could.
+    /// A constant that the node reads at a slot. `value` is `None`: the node could read one there, and does not.
     Slot { slot: usize, scale: f64, value: Option<ValueId> },
     /// A constant that the next node adds.
     Added { value: ValueId },
@@ -42,23 +42,23 @@ pub(super) struct Layer {
     pub(super) weight: ValueId,
     pub(super) output: ValueId,
     pub(super) bias: Option<Bias>,
-    /// A bias that the node adds and that stays as it is, and its factor.
+    /// A bias that the node adds and that is not fitted, and its factor.
     pub(super) fixed: Option<(ValueId, f64)>,
     pub(super) steps: Vec<Step>,
-    /// The values from the output to the target, that one left out.
+    /// The values from the output to the target, without the target.
     pub(super) path: Vec<ValueId>,
-    /// The value, after all steps, whose original the layer is fitted to.
+    /// The value, after all steps, to whose original the layer is fitted.
     pub(super) target: ValueId,
 }
 
 impl Layer {
-    /// Lets the layer be fitted to its own output, bias included, alone.
+    /// Changes the target to the layer's own output, including its bias.
     fn truncate(&mut self, network: &Network, is_paired: &dyn Fn(ValueId) -> bool) {
         self.steps.clear();
         self.path = vec![self.output];
         self.target = self.output;
         if let Some(Bias::Added { .. }) = self.bias {
-            // The sum with its bias is a value of its own.
+            // The sum with its bias is a separate value.
             let sum = network.only_reader(self.output).and_then(|(node, _)| node.output(0));
             self.target = sum.unwrap_or(self.output);
         }
@@ -68,14 +68,14 @@ impl Layer {
         self.drop_bias_beyond_target();
     }
 
-    /// What is added behind the target is no bias of the fit.
+    /// Drops a bias that is added behind the target: the fit can't include it.
     fn drop_bias_beyond_target(&mut self) {
         if self.target == self.output && matches!(self.bias, Some(Bias::Added { .. })) {
             self.bias = None;
         }
     }
 
-    /// The constant that is its bias, if it has one.
+    /// Returns the constant that is its bias, if it has one.
     pub(super) fn bias_value(&self) -> Option<ValueId> {
         match self.bias {
             Some(Bias::Slot { value, .. }) => value,
@@ -85,26 +85,26 @@ impl Layer {
     }
 }
 
-/// Layers whose results add up to one target.
+/// Layers whose outputs add up to one target.
 #[derive(Debug)]
 pub(super) struct Use {
     pub(super) layers: Vec<Layer>,
 }
 
-/// Layers that are fitted together: several that add up to one target, or several that read one weight, each with a target
-/// of its own.
+/// Layers that are fitted together: several that add up to one target, or several that read one weight, each with its own
+/// target.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) uses: Vec<Use>,
 }
 
 impl Event {
-    /// All layers.
+    /// Returns all layers.
     pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
         self.uses.iter().flat_map(|of| &of.layers)
     }
 
-    /// The values of the pruned network that the fit needs: inputs of the layers, and other addends.
+    /// Returns the values of the pruned network that the fit needs: inputs of the layers, and other addends.
     pub(super) fn needs(&self, network: &Network) -> Vec<ValueId> {
         let mut needs: Vec<ValueId> = self.uses.iter().flat_map(|of| of.needs(network)).collect();
         needs.sort_unstable();
@@ -122,7 +122,7 @@ impl Use {
         needs
     }
 
-    /// What is added on the way to the target, apart from what comes from the layers themselves.
+    /// Returns the values that are added on the way to the target, without those from the layers themselves.
     pub(super) fn addends(&self) -> Vec<ValueId> {
         let own: Vec<ValueId> = self.layers.iter().flat_map(|layer| &layer.path).copied().collect();
         let mut addends: Vec<ValueId> = Vec::new();
@@ -136,22 +136,22 @@ impl Use {
     }
 }
 
-/// Why a layer is not fitted.
+/// Layers that are not fitted, with the reasons.
 pub(super) type Refusals = Vec<(NodeId, String)>;
 
-/// What is known of the pruned network beside itself.
+/// Facts about the pruned network that come from its original and its file.
 pub(super) struct Known<'a> {
     /// Whether a value differs from the kept part of the original's.
     pub(super) is_changed: &'a dyn Fn(ValueId) -> bool,
-    /// Whether the original of a value is known.
+    /// Whether the original's counterpart of a value is known.
     pub(super) is_paired: &'a dyn Fn(ValueId) -> bool,
-    /// Why a weight can't be given other elements, if it can't.
+    /// Why the elements of a weight can't be changed. `None`: they can.
     pub(super) held: &'a dyn Fn(ValueId) -> Option<String>,
-    /// Whether a node may get a bias at a slot and along an axis of its output.
+    /// Whether a bias can be added to a node at a slot and along an axis of its output.
     pub(super) takes_bias: &'a dyn Fn(NodeId, usize, usize) -> bool,
 }
 
-/// Finds the layers of the pruned network behind the first change, and orders their fits.
+/// Finds the layers of the pruned network downstream of the first change, and orders their fits.
 pub(super) fn events(network: &Network, known: &Known<'_>) -> (Vec<Event>, Refusals) {
     let mut refusals = Refusals::new();
     let mut layers = Vec::new();
@@ -168,7 +168,7 @@ pub(super) fn events(network: &Network, known: &Known<'_>) -> (Vec<Event>, Refus
     layers.into_iter().for_each(|layer| by_target.entry(layer.target).or_default().push(layer));
     let single = by_target.into_values().map(|layers| Event { uses: vec![Use { layers }] });
     let mut events: Vec<Event> = single.chain(shared).collect();
-    // Layers whose input and addends are the original's have nothing to correct.
+    // Layers whose input and addends equal the original's have nothing to correct.
     for event in &mut events {
         if event.uses.len() == 1 {
             event.uses[0].layers.retain(|layer| depends_on(layer, known.is_changed));
@@ -178,7 +178,7 @@ pub(super) fn events(network: &Network, known: &Known<'_>) -> (Vec<Event>, Refus
     (ordered(network, events), refusals)
 }
 
-/// Whether the input of a layer, or an addend on its way, is such a value.
+/// Whether `is` holds for the input of a layer or for an addend before its target.
 fn depends_on(layer: &Layer, is: &dyn Fn(ValueId) -> bool) -> bool {
     let addends = layer.steps.iter().filter_map(|step| match step {
         Step::Add { value } => Some(*value),
@@ -187,7 +187,7 @@ fn depends_on(layer: &Layer, is: &dyn Fn(ValueId) -> bool) -> bool {
     std::iter::once(layer.input).chain(addends).any(is)
 }
 
-/// A node as a layer, with the way to its target.
+/// Converts a node to a layer, with the steps to its target.
 fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Result<Layer, String> {
     let node = &network.graph().nodes[id];
     let (Some(input), Some(weight), Some(output)) =
@@ -200,7 +200,7 @@ fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Re
     }
     let shapes = (network.shape(input), network.shape(weight), network.shape(output));
     let (Some(x), Some(w), Some(y)) = shapes else { return Err("its sizes are not known".to_owned()) };
-    let rows = Rows::new(&linear, &x, &w, &y).ok_or("its form is not one that a fit knows")?;
+    let rows = Rows::new(&linear, &x, &w, &y).ok_or("the refit does not support its shapes or attributes")?;
     let mut layer = Layer {
         node: id,
         linear,
@@ -218,12 +218,12 @@ fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Re
     follow(network, &mut layer, &y, known);
     layer.drop_bias_beyond_target();
     if !(known.is_paired)(layer.target) {
-        return Err("the original has no value like its output".to_owned());
+        return Err("no value of the original corresponds to its output".to_owned());
     }
     Ok(layer)
 }
 
-/// The bias that a node reads at a slot, or could: one that is fitted, or one that stays.
+/// Returns the bias that a node reads at a slot, or could read: one that is fitted, or one that is not.
 #[expect(clippy::type_complexity, reason = "one of two, or neither")]
 fn slot_bias(
     network: &Network,
@@ -242,7 +242,7 @@ fn slot_bias(
     let count: usize = shape.iter().product();
     let is_along = count == 1 || count == outputs && shape.last() == Some(&outputs);
     if !is_along || network.is_computed(value) || !network.is_float(value) {
-        return Err("its bias is computed, or no vector along its outputs".to_owned());
+        return Err("its bias is computed, or is not a vector along its outputs".to_owned());
     }
     let is_fitted = count == outputs && network.is_stored(value) && (known.held)(value).is_none();
     Ok(match is_fitted {
@@ -257,7 +257,7 @@ fn is_vector(network: &Network, value: ValueId) -> bool {
     network.is_float(value) && shape.iter().filter(|size| **size != 1).count() <= 1
 }
 
-/// Goes from a layer's output through moves and sums as far as each value is read once; the last sum is the target.
+/// Follows a layer's output through moves and sums while each value has one reader; the last sum is the target.
 fn follow(network: &Network, layer: &mut Layer, shape: &[usize], known: &Known<'_>) {
     let (mut at, mut shape) = (layer.output, shape.to_vec());
     let (mut steps, mut path) = (Vec::new(), vec![layer.output]);
@@ -301,21 +301,21 @@ fn follow(network: &Network, layer: &mut Layer, shape: &[usize], known: &Known<'
     }
 }
 
-/// Whether a constant is a vector along the outputs of a layer whose result has `shape`.
+/// Whether a constant is a vector along the output channels of a layer whose result has `shape`.
 fn along_outputs(network: &Network, layer: &Layer, value: ValueId, shape: &[usize]) -> bool {
     let Some(sizes) = network.shape(value).filter(|_| is_vector(network, value)) else { return false };
     let outputs = layer.rows.outputs();
     if layer.rows.groups() != 1 || sizes.iter().product::<usize>() != outputs {
         return false;
     }
-    // The axis of the result along which the vector lies is the one that numbers outputs.
+    // The vector must lie along the axis of the output channels.
     let Some(axis) = sizes.iter().position(|size| *size == outputs) else { return outputs == 1 };
     let axis = (axis + shape.len()).checked_sub(sizes.len());
     axis.is_some_and(|axis| layer.rows.output_axis(shape) == Some(axis))
 }
 
-/// Where several layers flow into one sum and can't be fitted together, only the last goes through it: the others' outputs
-/// must be there by then.
+/// If several layers enter one sum and can't be fitted together, only the last is fitted to the sum. The others are
+/// fitted to their own outputs, which must be known by then.
 fn truncate_shared(network: &Network, layers: &mut [Layer], is_paired: &dyn Fn(ValueId) -> bool) {
     let mut by_target: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
     for (at, layer) in layers.iter().enumerate() {
@@ -341,7 +341,7 @@ fn truncate_shared(network: &Network, layers: &mut [Layer], is_paired: &dyn Fn(V
     }
 }
 
-/// The events in an order in which everything that a fit needs has been fitted before.
+/// Orders the events so that everything that a fit needs has been fitted before.
 fn ordered(network: &Network, events: Vec<Event>) -> Vec<Event> {
     let owners: BTreeMap<NodeId, usize> =
         events.iter().enumerate().flat_map(|(at, event)| event.layers().map(move |layer| (layer.node, at))).collect();
@@ -359,7 +359,7 @@ fn ordered(network: &Network, events: Vec<Event>) -> Vec<Event> {
     let mut order: Vec<usize> = Vec::new();
     while !open.is_empty() {
         let is_ready = |at: &usize| before[*at].iter().all(|other| order.contains(other));
-        // Sums that wait for each other, which no network is known to have, are taken as they come.
+        // Sums that wait for each other occur in no known network; they are taken in the given order.
         let next = open.iter().position(is_ready).unwrap_or(0);
         order.push(open.remove(next));
     }

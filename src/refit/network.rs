@@ -1,4 +1,4 @@
-//! A network as the refit sees it: fused nodes lowered, all sizes known.
+//! A network in the form that the refit uses: fused nodes lowered, all sizes known.
 
 use std::collections::HashSet;
 
@@ -17,14 +17,14 @@ use crate::operator::{Folding, Operators};
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) lowered: Lowered,
-    /// By node, the first output of the file's node from which it stems.
+    /// By node, the first output of the file's node that it comes from.
     pub(super) stems_from: Vec<String>,
     /// By value, whether it depends on an input of the network.
     is_computed: Vec<bool>,
 }
 
 impl Network {
-    /// `facts` are those of the model at fixed sizes.
+    /// Lowers a network. `facts` are those of the model at fixed sizes.
     ///
     /// # Errors
     /// The model contradicts itself.
@@ -53,7 +53,7 @@ impl Network {
         self.is_computed[value]
     }
 
-    /// The shape of a value, if all its sizes are known.
+    /// Returns the shape of a value. `None`: a size is not known.
     pub(super) fn shape(&self, value: ValueId) -> Option<Vec<usize>> {
         static_shape(self.lowered.facts.values[value].as_ref()?.shape.as_ref()?)
     }
@@ -62,30 +62,30 @@ impl Network {
         self.lowered.facts.values[value].as_ref().is_some_and(crate::graph::fact::Fact::is_float)
     }
 
-    /// Whether a value is a constant that is stored as it is read.
+    /// Whether a value is a constant that is stored in the form in which it is read.
     pub(super) fn is_stored(&self, value: ValueId) -> bool {
         self.graph().tensor(&self.lowered.model, value).is_some()
     }
 
-    /// The values that a node reads, those read by its subgraphs included.
+    /// Returns the values that a node reads, including those read by its subgraphs.
     pub(super) fn read_by(&self, node: &Node) -> Vec<ValueId> {
         inputs_of(&node.proto).into_iter().filter_map(|name| self.graph().value(name)).collect()
     }
 
-    /// A node as a linear map by a constant.
+    /// Returns a node as a linear map with a constant weight. `None`: it is not one.
     pub(super) fn linear(&self, node: &Node) -> Option<Linear> {
         let is_constant = |slot: usize| node.input(slot).is_some_and(|value| !self.is_computed(value));
         let cx = LinearCx { node, facts: &self.lowered.facts, is_constant: &is_constant };
         self.lowered.operators.get(node.id)?.linear(&cx)
     }
 
-    /// A node as a part of a pattern.
+    /// Returns a node as a part of a pattern. `None`: it is not one.
     pub(super) fn part(&self, node: &Node) -> Option<Part> {
         let cx = PartCx { node, facts: &self.lowered.facts };
         self.lowered.operators.get(node.id)?.part(&cx)
     }
 
-    /// The one node that reads a value, and at which slot; `None` where others do or it leaves the network.
+    /// Returns the only node that reads a value, and the slot. `None`: others read it, or it is a network output.
     pub(super) fn only_reader(&self, value: ValueId) -> Option<(&Node, usize)> {
         let value = &self.graph().values[value];
         match value.consumers.as_slice() {
@@ -96,7 +96,7 @@ impl Network {
         }
     }
 
-    /// All nodes from which values are computed.
+    /// Returns all nodes from which values are computed.
     pub(super) fn ancestors(&self, values: &[ValueId]) -> HashSet<usize> {
         let mut open: Vec<usize> =
             values.iter().filter_map(|value| Some(self.graph().values[*value].producer?.0)).collect();

@@ -1,4 +1,4 @@
-//! Which value of the original a value of the pruned network is the kept part of.
+//! The pairs of values of the pruned network and the original's values of which they are the kept part.
 
 use std::collections::HashMap;
 
@@ -7,20 +7,20 @@ use super::network::Network;
 use crate::graph::{Node, NodeId, Reader, ValueId};
 use crate::operator::linear::LinearAxis;
 
-/// The kept indices of every axis; `None` for axes that are kept whole.
+/// The kept indices of every axis. `None`: the axis is kept whole.
 pub(super) type KeptIndices = Vec<Option<Vec<usize>>>;
 
-/// Which value of the original a value of the pruned network is the kept part of.
+/// The pairs of values of the pruned network and the original's values of which they are the kept part.
 pub(super) struct Pairing<'a> {
     cut: RefitCut<'a>,
     pub(super) original: &'a Network,
     pub(super) pruned: &'a Network,
-    /// Values inside of fused nodes that layers give, by their ids in the pruned network.
+    /// Outputs of layers inside fused nodes, by their ids in the pruned network.
     inside: HashMap<ValueId, (ValueId, KeptIndices)>,
 }
 
 impl<'a> Pairing<'a> {
-    /// Pairs what can be told now: the outputs of layers inside of fused nodes.
+    /// Pairs the outputs of layers inside fused nodes.
     pub(super) fn new(cut: RefitCut<'a>, original: &'a Network, pruned: &'a Network) -> Self {
         let mut pairing = Self { cut, original, pruned, inside: HashMap::new() };
         let mut inside = HashMap::new();
@@ -36,8 +36,8 @@ impl<'a> Pairing<'a> {
         pairing
     }
 
-    /// As [`Pairing::kept`], of the output of a layer inside of a fused node: the original's node of this place, whose outputs
-    /// keep what its weight keeps.
+    /// As [`Pairing::kept`], for the output of a layer inside a fused node. The layer is paired with the original's node at
+    /// the same position, and its output keeps the indices that its weight keeps.
     fn kept_inside(&self, node: &Node, output: ValueId) -> Option<(ValueId, KeptIndices)> {
         let fused = &self.pruned.stems_from[node.id];
         let of_same = |network: &Network| -> Vec<NodeId> {
@@ -74,7 +74,7 @@ impl<'a> Pairing<'a> {
         is_known && kept.iter().zip(&before).zip(&after).all(fits)
     }
 
-    /// The kept indices of every axis of the original of a value, and its id there; `None` where it is not known.
+    /// Returns the original's counterpart of a value, and its kept indices of every axis. `None`: it is not known.
     pub(super) fn kept(&self, value: ValueId) -> Option<(ValueId, KeptIndices)> {
         if let Some(found) = self.inside.get(&value) {
             return Some(found.clone());
@@ -93,7 +93,7 @@ impl<'a> Pairing<'a> {
         self.fits(original, value, &kept).then_some((original, kept))
     }
 
-    /// By value of the pruned network, whether it differs from the kept part of the original's.
+    /// Returns, by value of the pruned network, whether it differs from the kept part of the original's.
     pub(super) fn changed_values(&self) -> Vec<bool> {
         let original = &self.original.lowered.model.graph().initializer;
         let dims: HashMap<&str, &[i64]> =

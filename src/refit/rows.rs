@@ -1,13 +1,13 @@
-//! The rows of a linear map: which elements of input and output belong to one equation of a fit.
+//! The rows of a linear map: the elements of input and output that belong to one equation of a fit.
 
 use rayon::prelude::*;
 
 use crate::operator::linear::{IndexId, Linear, LinearAxis};
 
-/// Rows that a core gathers at a time.
+/// Number of rows that a core gathers at a time.
 const ROWS: usize = 64;
 
-/// By position and tap of a window, the element of the axis under it.
+/// By position and tap of a window, the index of the axis element under it. `None`: it is padding.
 type Elements = Vec<Vec<Option<usize>>>;
 
 /// The equations of a linear map at known sizes. Matrices are row-major.
@@ -15,12 +15,12 @@ type Elements = Vec<Vec<Option<usize>>>;
 pub(super) struct Rows {
     /// Sizes of the indices that number rows, in the order of the output's axes.
     row_sizes: Vec<usize>,
-    /// By such an index: the step in the input, where that is a plain axis, and in the output.
+    /// By such an index: the stride in the input, if it is a plain axis there, and the stride in the output.
     row_steps: Vec<(usize, usize)>,
     windows: Vec<Slide>,
     /// Columns that the windows do not move: offset in the input, offset of the column.
     plain_columns: Vec<(usize, usize)>,
-    /// Elements of the windows: by window its place, and the offset of the column.
+    /// Taps of the windows: the tap in each window, and the offset of the column.
     taps: Vec<(Vec<usize>, usize)>,
     /// Offsets in the output, by output.
     outputs: Vec<usize>,
@@ -35,14 +35,14 @@ pub(super) struct Rows {
 /// A sliding window along an axis of the input.
 #[derive(Clone, Debug)]
 struct Slide {
-    /// Which of the row indices moves it.
+    /// The position of its index among the row indices.
     row: usize,
-    /// The step of the axis in the input.
+    /// The stride of the axis in the input.
     step: usize,
     elements: Vec<Vec<Option<usize>>>,
 }
 
-/// The step of every index among axes of a tensor; windows have none.
+/// Returns the stride of every index among the axes of a tensor; windows have none.
 fn steps(axes: &[LinearAxis], sizes: &[usize], dims: &[usize]) -> Vec<Option<usize>> {
     let mut steps = vec![None; sizes.len()];
     let mut step = 1;
@@ -59,7 +59,7 @@ fn steps(axes: &[LinearAxis], sizes: &[usize], dims: &[usize]) -> Vec<Option<usi
     steps
 }
 
-/// The offsets of all combinations of indices, the last fastest.
+/// Returns the offsets of all combinations of indices. The last index changes fastest.
 fn offsets(ids: &[IndexId], sizes: &[usize], steps: &[Option<usize>]) -> Vec<usize> {
     let mut all = vec![0];
     for id in ids {
@@ -70,8 +70,8 @@ fn offsets(ids: &[IndexId], sizes: &[usize], steps: &[Option<usize>]) -> Vec<usi
 }
 
 impl Rows {
-    /// `input`, `weight` and `output` are the shapes of the three. `None` where an index is not of a kind that a fit
-    /// knows.
+    /// Computes the rows. `input`, `weight` and `output` are shapes. `None`: the map has an index of a kind that a fit does
+    /// not support.
     pub(super) fn new(linear: &Linear, input: &[usize], weight: &[usize], output: &[usize]) -> Option<Self> {
         let sizes = &linear.sizes;
         let of_input = steps(&linear.input_axes, sizes, input);
@@ -108,7 +108,7 @@ impl Rows {
         let output_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| in_output(id) && !in_input(id)).collect();
         let group_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| in_output(id) && in_input(id)).collect();
         let column_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| !in_output(id)).collect();
-        // The step of every column index in the number of the column.
+        // The stride of every column index in the number of the column.
         let mut column_steps = vec![None; sizes.len()];
         let mut step = 1;
         for id in column_ids.iter().rev() {
@@ -145,27 +145,27 @@ impl Rows {
         })
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub(super) fn count(&self) -> usize {
         self.row_sizes.iter().product()
     }
 
-    /// The sizes of the indices that number rows.
+    /// Returns the sizes of the indices that number rows.
     pub(super) fn sizes(&self) -> &[usize] {
         &self.row_sizes
     }
 
-    /// The number of columns in one group.
+    /// Returns the number of columns in one group.
     pub(super) fn columns(&self) -> usize {
         self.weight_columns.len()
     }
 
-    /// The number of outputs in one group.
+    /// Returns the number of outputs in one group.
     pub(super) fn outputs(&self) -> usize {
         self.outputs.len()
     }
 
-    /// The axis of an output of this shape along which outputs are numbered, if that is one axis.
+    /// Returns the axis of an output of this shape along which output channels are numbered. `None`: it is not one axis.
     pub(super) fn output_axis(&self, shape: &[usize]) -> Option<usize> {
         let step = match self.outputs.as_slice() {
             [first, second, ..] => second - first,
@@ -181,7 +181,7 @@ impl Rows {
         None
     }
 
-    /// Whether another layer reads a weight of the same form.
+    /// Whether another layer reads a weight of the same layout.
     pub(super) fn has_weight_like(&self, other: &Self) -> bool {
         let groups = |rows: &Self| rows.groups.iter().map(|(_, weight, _)| *weight).collect::<Vec<_>>();
         self.weight_columns == other.weight_columns
@@ -189,12 +189,12 @@ impl Rows {
             && groups(self) == groups(other)
     }
 
-    /// The number of groups.
+    /// Returns the number of groups.
     pub(super) fn groups(&self) -> usize {
         self.groups.len()
     }
 
-    /// The indices that number a row.
+    /// Computes the indices that number a row.
     fn digits(&self, row: usize, digits: &mut [usize]) {
         let mut rest = row;
         for (digit, size) in digits.iter_mut().zip(&self.row_sizes).rev() {
@@ -203,8 +203,8 @@ impl Rows {
         }
     }
 
-    /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on; on
-    /// all cores.
+    /// Gathers the elements by which the weight of a group is multiplied, for these rows of the input. `out` is of shape
+    /// `[rows, stride]` and is filled from column `first` on. Runs on all cores.
     pub(super) fn gather(
         &self,
         x: &[f32],
@@ -213,7 +213,7 @@ impl Rows {
         (out, stride, first): (&mut [f32], usize, usize),
     ) {
         let base = self.groups[group].0;
-        // A place in the padding.
+        // A position in the padding.
         const OUTSIDE: usize = usize::MAX;
         let gather = |(rows, out): (&[usize], &mut [f32])| {
             let mut digits = vec![0; self.row_sizes.len()];
@@ -240,24 +240,24 @@ impl Rows {
         rows.par_chunks(ROWS).zip(out.par_chunks_mut(ROWS * stride)).for_each(gather);
     }
 
-    /// The columns of one element of the windows.
+    /// Returns the number of columns of one tap of the windows.
     pub(super) fn plain_columns(&self) -> usize {
         self.plain_columns.len()
     }
 
-    /// By element of the windows, the numbers of its columns.
+    /// Returns, by tap of the windows, the numbers of its columns.
     pub(super) fn columns_by_tap(&self) -> impl Iterator<Item = Vec<usize>> {
         let plain = |offset: &usize| self.plain_columns.iter().map(|(_, column)| offset + column).collect();
         self.taps.iter().map(move |(_, offset)| plain(offset))
     }
 
-    /// The offset of a column in the weight.
+    /// Returns the offset of a column in the weight.
     pub(super) fn weight_offset(&self, column: usize) -> usize {
         self.weight_columns[column]
     }
 
-    /// What lies under the middle of the windows in these rows, `[rows, plain columns]`; the input itself where there are
-    /// none. Of the first group.
+    /// Gathers the elements under the middle tap of the windows for these rows of the first group, of shape
+    /// `[rows, plain columns]`. Without windows, these are elements of the input itself.
     pub(super) fn gather_middle(&self, x: &[f32], rows: &[usize], out: &mut [f32]) {
         let middle = Self { taps: vec![(self.taps[self.taps.len() / 2].0.clone(), 0)], ..self.clone() };
         let numbers = (0..self.plain_columns.len()).map(|number| (self.plain_columns[number].0, number));
@@ -266,7 +266,7 @@ impl Rows {
         middle.gather(x, 0, rows, (out, columns, 0));
     }
 
-    /// These rows of the output of a group, `[rows, outputs]`.
+    /// Gathers these rows of the output of a group, of shape `[rows, outputs]`.
     pub(super) fn targets(&self, y: &[f32], group: usize, rows: &[usize], out: &mut [f32]) {
         let base = self.groups[group].2;
         let mut digits = vec![0; self.row_sizes.len()];
@@ -277,7 +277,7 @@ impl Rows {
         }
     }
 
-    /// The place in the weight of every element of the matrix `[columns, outputs]` of a group.
+    /// Returns the offset in the weight of every element of the matrix `[columns, outputs]` of a group.
     pub(super) fn places(&self, group: usize) -> impl Iterator<Item = usize> {
         let base = self.groups[group].1;
         let of = move |column: &usize| {

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::TensorProto;
 
-/// One of the two networks under way.
+/// One of the two networks during a refit.
 pub(super) struct Lockstep<'a> {
     network: &'a Network,
     execution: Execution<'a>,
@@ -39,7 +39,7 @@ impl<'a> Lockstep<'a> {
         self.network.segment(wanted, &self.store, &self.done, changed, self.execution)
     }
 
-    /// Runs a segment on a chunk and holds what it gives.
+    /// Runs a segment on a chunk and stores its outputs.
     pub(super) fn advance(
         &mut self,
         segment: &mut Segment,
@@ -60,7 +60,7 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    /// A value that is held, or an input.
+    /// Returns a value that is stored, or an input.
     pub(super) fn value(
         &mut self,
         value: ValueId,
@@ -74,10 +74,10 @@ impl<'a> Lockstep<'a> {
         } else {
             self.store.get(&name, chunk)?
         };
-        floats(array).ok_or_else(|| Error::unmet(format!("value {name:?} has no floating point numbers to fit to")))
+        floats(array).ok_or_else(|| Error::unmet(format!("value {name:?} is not float32: nothing can be fitted to it")))
     }
 
-    /// Drops what nothing reads any more, apart from these.
+    /// Marks nodes as done, and drops the values that no other node will read.
     pub(super) fn clear(&mut self, nodes: &[usize]) {
         self.done.extend(nodes);
         let graph = self.network.graph();
@@ -94,7 +94,7 @@ impl<'a> Lockstep<'a> {
     }
 }
 
-/// A refit under way.
+/// A refit in progress.
 pub(super) struct Run<'a> {
     pub(super) pairing: &'a Pairing<'a>,
     pub(super) stored: Stored<'a>,
@@ -106,7 +106,7 @@ pub(super) struct Run<'a> {
     pub(super) changed: Changed,
     pub(super) layers: Vec<RefitLayer>,
     pub(super) biases: Vec<(String, usize, usize, String)>,
-    /// What a checkpoint says of fits.
+    /// The results of fits that a checkpoint contains.
     pub(super) known: Outcomes,
     pub(super) saving: Option<Saving<'a>>,
 }
@@ -135,7 +135,7 @@ impl Run<'_> {
         let wanted: Vec<ValueId> = targets.iter().map(|(_, (original, _))| *original).collect();
         let mut of_pruned = self.of_pruned.segment(&event.needs(pruned), &self.changed)?;
         let mut of_original = self.of_original.segment(&wanted, &Changed::default())?;
-        // Half of the memory is the equations'; the values between segments have the other.
+        // Half of the memory is for the equations, the other half for the values between segments.
         let place = (at, self.data.chunks(), self.options.memory / 2);
         let known = self.known.remove(&at);
         let ranks = &*self.options.ranks;
@@ -166,7 +166,7 @@ impl Run<'_> {
             (known, None) => known,
             (_, Some(mut fit)) => {
                 shared::equations(ranks, &mut fit)?;
-                // One solves for all, so that rounding can't have them go different ways.
+                // One rank solves for all, so that rounding can't lead to different weights.
                 let own = (ranks.rank() == 0).then(|| fit.solve(&mut self.changed));
                 own.transpose()?
             }
@@ -179,7 +179,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn tell(&mut self, event: &Event, errors: Option<(f64, f64)>, reason: Option<&str>) {
+    fn record(&mut self, event: &Event, errors: Option<(f64, f64)>, reason: Option<&str>) {
         let graph = self.pairing.pruned.graph();
         self.layers.extend(event.layers().map(|layer| RefitLayer {
             node: graph.nodes[layer.node].name.clone(),
@@ -190,10 +190,10 @@ impl Run<'_> {
     }
 
     fn refuse(&mut self, event: &Event, why: &str) {
-        self.tell(event, None, Some(why));
+        self.record(event, None, Some(why));
     }
 
-    /// Takes over the weights of a fit.
+    /// Applies the weights of a fit.
     fn take(&mut self, event: &Event, outcome: Result<Found, String>) {
         let graph = self.pairing.pruned.graph();
         let found = match outcome {
@@ -203,7 +203,7 @@ impl Run<'_> {
                 return;
             }
         };
-        self.tell(event, Some(found.errors), None);
+        self.record(event, Some(found.errors), None);
         for tensor in found.tensors {
             self.changed.weights.insert(tensor.name.clone(), tensor);
         }
@@ -220,7 +220,7 @@ impl Run<'_> {
         }
     }
 
-    /// What has been found.
+    /// Returns the result of the refit.
     pub(super) fn finish(self) -> Refitted {
         let Self { mut changed, biases, layers, .. } = self;
         let mut taken = Vec::new();

@@ -1,4 +1,4 @@
-//! A part of a network between values that are there and values that are wanted, as a session.
+//! A part of a network between values that are known and values that are wanted, as a session.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,11 +17,11 @@ use crate::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 pub(super) struct Changed {
     /// Initializers by name, float32.
     pub(super) weights: HashMap<String, TensorProto>,
-    /// Nodes that read a bias that the file lacks: input slot and name of the initializer.
+    /// Biases that the file lacks, by the node that reads them: input slot and name of the initializer.
     pub(super) biases: HashMap<NodeId, (usize, String)>,
 }
 
-/// How sessions are made.
+/// The settings of sessions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Execution<'a> {
     pub(super) runtime: &'a Runtime,
@@ -34,24 +34,24 @@ pub(super) struct Execution<'a> {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) session: Session,
-    /// The values that it takes: inputs of the network, or of earlier segments.
+    /// The names of its inputs: inputs of the network, or values of earlier segments.
     pub(super) takes: Vec<String>,
-    /// The nodes that it runs for good.
+    /// The nodes that need not run again.
     pub(super) nodes: Vec<NodeId>,
 }
 
-/// The values that wait for their readers.
+/// Stored values that nodes have yet to read.
 pub(super) trait Held {
-    /// Whether a value is held.
+    /// Whether a value is stored.
     fn has(&self, name: &str) -> bool;
 }
 
 impl Network {
-    /// The part from what is `held` to `wanted`, which also gives what nodes outside of `done` and of the part read. `None`
-    /// where all that is wanted is held or stored.
+    /// Returns the part from the values in `held` to `wanted`. It also outputs the values that nodes read that are neither
+    /// in `done` nor in the part. `None`: all wanted values are in `held`, or are stored constants.
     ///
     /// # Errors
-    /// A constant that can't be read; ONNX Runtime rejects the part.
+    /// A constant can't be read, or ONNX Runtime rejects the part.
     pub(super) fn segment(
         &self,
         wanted: &[ValueId],
@@ -119,7 +119,7 @@ impl Network {
         for id in &nodes {
             for name in outputs_of(&graph.nodes[*id].proto) {
                 let Some(value) = graph.value(name) else { continue };
-                // What follows from constants is computed again where it is read.
+                // Values computed from constants alone are computed again in each segment that reads them.
                 if wanted.contains(&value) || self.is_computed(value) && is_read_later(value) {
                     part.output.extend(self.declared(value));
                 }
@@ -146,7 +146,7 @@ impl Network {
         Ok(Some(Segment { session, takes, nodes }))
     }
 
-    /// The declaration of a value, floating point numbers as float32.
+    /// Returns the declaration of a value, with floating point numbers as float32.
     fn declared(&self, value: ValueId) -> Option<crate::onnx::ValueInfoProto> {
         let fact = self.lowered.facts.values[value].as_ref()?;
         let shape: Vec<i64> = self.shape(value)?.into_iter().map(|size| size as i64).collect();

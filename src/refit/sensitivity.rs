@@ -1,9 +1,9 @@
-//! How much an error at a value of the original counts, by timestep.
+//! The weight of an error at a value of the original, by timestep.
 //!
-//! To first order, an error e at a value moves the network's output by J e, J being the Jacobian of the output by that
-//! value. The squared error of the output, averaged over directions of e, is that of e times the mean of `g^2` over all
-//! elements, `g = J^T v`, with v normal: the Gauss-Newton weight w(t) of the value. One backward pass gives g for all values
-//! at once.
+//! To first order, an error e at a value changes the network's output by J e, where J is the Jacobian of the output with
+//! respect to that value. The squared error of the output, averaged over directions of e, is the squared error e times
+//! the mean of `g^2` over all elements, with `g = J^T v` and v normal. This mean is the Gauss-Newton weight w(t) of the
+//! value. One backward pass computes g for all values at once.
 
 use std::collections::HashMap;
 
@@ -27,17 +27,17 @@ use crate::runtime::{Device, Runtime, available_memory};
 /// Weights of values by timestep.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sensitivity {
-    /// Timesteps in ascending order.
+    /// Timesteps, in ascending order.
     times: Vec<f64>,
-    /// By the name of a value, the logarithm of its weight at each of them, smoothed.
+    /// By the name of a value, the smoothed logarithm of its weight at each timestep.
     logarithms: HashMap<String, Vec<f64>>,
 }
 
 impl Sensitivity {
-    /// The weights of the values of the original with these names, on the samples of `probe`.
+    /// Computes the weights of the values of the original with these names, on the samples of `probe`.
     ///
     /// # Errors
-    /// An operator without a gradient, a network that does not run.
+    /// An operator has no gradient, or a network does not run.
     pub(super) fn of(
         analysis: &Analysis,
         names: &[String],
@@ -59,10 +59,10 @@ impl Sensitivity {
         };
         let network = Network::of(&lowered, &analysis.graph);
         let mut graph = GradientGraph::of(&network, &gradients, options.device == Device::Cpu)?;
-        // The session has weights in layouts of its own beside those of the file, and gradients as they are computed.
+        // The session keeps weights in internal layouts besides those of the file, and gradients during the computation.
         let weights = analysis.model.total_bytes()?.saturating_mul(3);
         let needed = graph.activation_bytes.saturating_mul(3) / 2 + weights;
-        refuse_beyond(available_memory(), needed, "the backward pass that weighs timesteps")
+        refuse_beyond(available_memory(), needed, "the backward pass for the weights of timesteps")
             .map_err(|error| Error::unsupported(error.to_string()))?;
         reduce_gradients(&mut graph);
         let pass = PassOptions {
@@ -98,12 +98,12 @@ impl Sensitivity {
         Ok(Self { times: by_time.into_iter().map(|(time, _)| time).collect(), logarithms })
     }
 
-    /// Whether anything is known of a value.
+    /// Whether the weights of a value are known.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.logarithms.contains_key(name)
     }
 
-    /// The weight of a value at a timestep, of no particular scale; one where nothing is known.
+    /// Returns the weight of a value at a timestep, of arbitrary scale; 1 if it is not known.
     pub(super) fn weight(&self, name: &str, time: f64) -> f64 {
         let Some(values) = self.logarithms.get(name) else { return 1.0 };
         let after = self.times.partition_point(|at| *at < time);
@@ -118,7 +118,7 @@ impl Sensitivity {
         found.map_or(1.0, f64::exp)
     }
 
-    /// The mean weight of a value over timesteps, by which others are divided.
+    /// Returns the mean weight of a value over timesteps, for normalising its weights.
     pub(super) fn mean(&self, name: &str) -> f64 {
         match self.logarithms.get(name) {
             Some(values) if !values.is_empty() => {
@@ -129,14 +129,14 @@ impl Sensitivity {
     }
 }
 
-/// Gives the mean of the squares of every gradient by a value in its place, so that none of them leaves the graph.
+/// Replaces every gradient with respect to a value by the mean of its squares, so that only scalars leave the graph.
 fn reduce_gradients(of: &mut GradientGraph) {
     let graph = of.model.graph.get_or_insert_default();
     let mut builder = Builder::default();
     for gradient in &mut of.value_gradients {
         let (square, mean) = (format!("{}/square", gradient.output), format!("{}/mean", gradient.output));
         builder.push("", "Mul", &[&gradient.output, &gradient.output], vec![square.clone()], vec![]);
-        // All axes are reduced where none is named; every opset agrees on that.
+        // ReduceMean without axes reduces all of them in every opset.
         builder.push("", "ReduceMean", &[&square], vec![mean.clone()], vec![attr_int("keepdims", 0)]);
         graph.output.retain(|output| output.name != gradient.output);
         graph.output.push(value_info(&mean, DataType::Float, &[]));
@@ -145,7 +145,7 @@ fn reduce_gradients(of: &mut GradientGraph) {
     graph.node.append(&mut builder.nodes);
 }
 
-/// Every value averaged with its neighbours: few samples make a noisy weight.
+/// Averages every value with its neighbours, because few samples make a noisy weight.
 fn smoothed(values: &[f64]) -> Vec<f64> {
     let of = |at: usize| {
         let (first, last) = (at.saturating_sub(1), (at + 1).min(values.len() - 1));
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_lie_between_those_of_the_nearest_timesteps() {
+    fn weights_are_interpolated_between_timesteps() {
         let logarithms = HashMap::from([("v".to_owned(), vec![0.0, 2.0f64.ln()])]);
         let weights = Sensitivity { times: vec![10.0, 20.0], logarithms };
         assert_eq!(weights.weight("v", 0.0), 1.0);

@@ -1,7 +1,7 @@
-//! Refits over ranks: each runs both networks on some of the chunks, what the equations add up is summed, and the first
+//! Refits over ranks: each rank runs both networks on some of the chunks, the equations are summed, and the first rank
 //! solves them for all.
 //!
-//! Ranks have chunks that follow each other, so that whatever is put in a row stands in the order of one process.
+//! The chunks of a rank are consecutive, so that concatenated rows have the order of a single process.
 
 use std::ops::Range;
 
@@ -14,12 +14,12 @@ use crate::collective::{Collective, parts, unshared};
 use crate::error::Error;
 use crate::onnx::TensorProto;
 
-/// The chunks of a rank.
+/// Returns the chunks of this rank.
 pub(super) fn own_chunks(ranks: &dyn Collective, chunks: usize) -> Range<usize> {
     parts(chunks, ranks.size())[ranks.rank()].clone()
 }
 
-/// What every rank has, in the order of the ranks.
+/// Returns the bytes of every rank, in the order of the ranks.
 pub(super) fn of_all(ranks: &dyn Collective, own: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
     let mut all = vec![Vec::new(); ranks.size()];
     all[ranks.rank()] = own;
@@ -29,10 +29,10 @@ pub(super) fn of_all(ranks: &dyn Collective, own: Vec<u8>) -> Result<Vec<Vec<u8>
     Ok(all)
 }
 
-/// Adds up the equations of all ranks.
+/// Sums the equations of all ranks.
 ///
 /// # Errors
-/// A rank has ended.
+/// A rank has stopped.
 pub(super) fn equations(ranks: &dyn Collective, fit: &mut Fit<'_>) -> Result<(), Error> {
     if ranks.size() == 1 {
         return Ok(());
@@ -45,18 +45,18 @@ pub(super) fn equations(ranks: &dyn Collective, fit: &mut Fit<'_>) -> Result<(),
     Ok(())
 }
 
-/// One fit on its way from rank to rank, without the elements of its constants.
+/// One fit as sent between ranks, without the elements of its constants.
 #[derive(Serialize, Deserialize)]
 struct Heading {
-    /// Why the old weights stay, if they do.
+    /// Why the old weights are kept. `None`: they are not.
     reason: Option<String>,
     errors: (f64, f64),
-    /// Bytes of the constants that change, and of the biases, with the use and the layer that take them up.
+    /// Number of bytes of each constant that changes, and of each bias, with its use and the layer that has it.
     tensors: Vec<usize>,
     biases: Vec<(usize, usize, usize)>,
 }
 
-/// The outcome of a fit that the first rank solved, at all of them.
+/// Sends the outcome of a fit, solved by the first rank, to all ranks.
 pub(super) fn outcome(ranks: &dyn Collective, own: Option<Outcome>) -> Result<Option<Outcome>, Error> {
     if ranks.size() == 1 {
         return Ok(own);
@@ -67,13 +67,13 @@ pub(super) fn outcome(ranks: &dyn Collective, own: Option<Outcome>) -> Result<Op
         let tensors: Vec<Vec<u8>> = found.iter().flat_map(|found| &found.tensors).map(Message::encode_to_vec).collect();
         let biases = found.iter().flat_map(|found| &found.biases);
         let biases: Vec<_> = biases.map(|(of, layer, bias)| (*of, *layer, bias.encode_to_vec())).collect();
-        let told = Heading {
+        let sent = Heading {
             reason: outcome.as_ref().err().cloned(),
             errors: found.map_or((0.0, 0.0), |found| found.errors),
             tensors: tensors.iter().map(Vec::len).collect(),
             biases: biases.iter().map(|(of, layer, bias)| (*of, *layer, bias.len())).collect(),
         };
-        heading = serde_json::to_vec(&told).map_err(unshared)?;
+        heading = serde_json::to_vec(&sent).map_err(unshared)?;
         content = [tensors.concat(), biases.into_iter().flat_map(|(_, _, bias)| bias).collect()].concat();
     }
     ranks.broadcast(&mut heading, 0)?;
@@ -104,7 +104,7 @@ mod tests {
     use crate::collective::Threads;
 
     #[test]
-    fn an_outcome_of_the_first_reaches_all() {
+    fn the_outcome_of_the_first_rank_reaches_all_ranks() {
         let found = || Found {
             tensors: vec![TensorProto::of_floats("w", &[1.0, 0.1], &[2]), TensorProto::of_floats("v", &[3.0], &[1])],
             biases: vec![(1, 0, TensorProto::of_floats("b", &[-0.3], &[1]))],
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_and_bytes_stand_in_the_order_of_the_ranks() {
+    fn chunks_and_bytes_are_in_the_order_of_the_ranks() {
         for found in Threads::run(3, |ranks| {
             let own: Vec<u8> = own_chunks(&*ranks, 7).map(|chunk| u8::try_from(chunk).unwrap()).collect();
             of_all(&*ranks, own)

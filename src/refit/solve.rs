@@ -1,9 +1,9 @@
-//! Weighted least squares by one layer, or by several that add up, in double precision and bounded memory.
+//! Weighted least squares for one layer, or for several that add up, in double precision and bounded memory.
 //!
-//! Where there are more rows than columns, and `X^T X` fits into the memory that there is, that matrix is the only one of
-//! its size: products are added to its lower half in panels of columns, and factorised there, while the upper half keeps
-//! what they were. Otherwise the rows are held, as many as there is room for ([`System::rows_held`]), and a matrix in
-//! their number is factorised: `X^T (X X^T + ridge I)^-1` is the same as `(X^T X + ridge I)^-1 X^T`.
+//! If there are more rows than columns, and `X^T X` fits into the memory limit, that matrix is the only one of its size.
+//! Products are added to its lower half in panels of columns. It is factorised there, and the upper half keeps a copy.
+//! Otherwise the rows are kept, up to [`System::rows_held`], and a matrix of that size is factorised:
+//! `X^T (X X^T + ridge I)^-1` equals `(X^T X + ridge I)^-1 X^T`.
 
 mod factor;
 
@@ -17,18 +17,18 @@ use crate::error::Error;
 pub(super) use factor::factor;
 use factor::{Symmetric, factorise};
 
-/// Columns whose products are computed at a time.
+/// Number of columns whose products are computed at a time.
 const PANEL: usize = 256;
 
-/// Sums of one system `X D = R`: columns of X, what is left of the targets, and weights of the rows.
+/// Sums of one system `X D = R`: columns of X, residuals R of the targets, and weights of the rows.
 ///
-/// D is what is added to the weights, so that the ridge pulls towards the weights that stand there and rounding of large
-/// weights does not matter.
+/// D is the change of the weights. The ridge therefore pulls towards the current weights, and the rounding of large weights
+/// does not matter.
 #[derive(Debug)]
 pub(super) struct System {
     columns: usize,
     outputs: usize,
-    /// By use of the weights: rows whose means a bias of their own takes up.
+    /// By use of the weights, the sums of its rows.
     uses: Vec<Use>,
     /// `X^T R`.
     residuals: Mat<f64>,
@@ -44,16 +44,16 @@ struct Use {
     residuals: Vec<f64>,
     /// The sum of the weights of all rows.
     weight: f64,
-    /// Whether a bias takes up the means.
+    /// Whether the use has a bias, so that the means of its rows are subtracted.
     is_centred: bool,
 }
 
-/// What is held of the rows.
+/// What is stored of the rows.
 #[derive(Debug)]
 enum Form {
-    /// `X^T X`, of which the lower half counts.
+    /// `X^T X`. Only the lower half is used.
     Columns(Mat<f64>),
-    /// The rows themselves, times the roots of their weights.
+    /// The rows themselves, times the square roots of their weights.
     Rows(Rows),
 }
 
@@ -61,35 +61,35 @@ enum Form {
 struct Rows {
     x: Vec<f32>,
     r: Vec<f32>,
-    /// Root of the weight, and use.
+    /// By row, the square root of its weight, and its use.
     of: Vec<(f64, usize)>,
 }
 
-/// What comes of a fit.
+/// The solution of a system.
 #[derive(Debug)]
 pub(super) struct Solution {
-    /// What is added to the weights, `[columns, outputs]`.
+    /// The change of the weights, of shape `[columns, outputs]`.
     pub(super) change: Mat<f64>,
-    /// The sum of the squares of what was left before.
+    /// The squared error before the change.
     pub(super) before: f64,
-    /// The same afterwards.
+    /// The squared error after the change.
     pub(super) after: f64,
 }
 
 impl System {
-    /// The rows that a system can hold in this many bytes where it has no room for `X^T X`; `None` where it has.
+    /// Returns the number of rows that fit into this many bytes if `X^T X` does not. `None`: it does.
     pub(super) fn rows_held(columns: usize, outputs: usize, memory: u64) -> Option<usize> {
         let columns = columns as f64;
         let memory = memory as f64;
         if 8.0 * columns * columns <= memory {
             return None;
         }
-        // Of every row its elements, and one row of the matrix: 8 rows^2 + 4 (columns + outputs) rows = memory.
+        // Each row needs its elements and one row of the matrix: 8 rows^2 + 4 (columns + outputs) rows = memory.
         let linear = 4.0 * (columns + outputs as f64);
         Some((((linear * linear + 32.0 * memory).sqrt() - linear) / 16.0).max(1.0) as usize)
     }
 
-    /// `rows` are to be expected in all, of `centred.len()` uses; where true, a bias takes up the means of that use.
+    /// Creates a system. `rows` is the expected number of rows; `centred` states for each use whether it has a bias.
     pub(super) fn new(columns: usize, outputs: usize, rows: usize, centred: &[bool], memory: u64) -> Self {
         let holds_rows = rows < columns || Self::rows_held(columns, outputs, memory).is_some();
         let of = |is_centred: &bool| Use {
@@ -152,10 +152,10 @@ impl System {
         self.squares += weight * r.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
     }
 
-    /// Adds up the rows of all ranks: sums in the order of the ranks, rows one after the other.
+    /// Combines the rows of all ranks: sums in the order of the ranks, rows concatenated.
     ///
     /// # Errors
-    /// A rank has ended.
+    /// A rank has stopped.
     pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
         match &mut self.form {
             Form::Columns(products) => {
@@ -200,7 +200,7 @@ impl System {
         Ok(())
     }
 
-    /// What is added to the bias of a use after a change of the weights; `None` where no bias takes up its means.
+    /// Returns the change of the bias of a use after a change of the weights. `None`: the use has no bias.
     fn bias(&self, number: usize, change: &Mat<f64>) -> Option<Vec<f64>> {
         let of = self.uses.get(number).filter(|of| of.is_centred && of.weight > 0.0)?;
         let at = |output: usize| {
@@ -210,7 +210,7 @@ impl System {
         Some((0..self.outputs).map(at).collect())
     }
 
-    /// Takes off the means of the uses that have a bias. From here on, no rows can be added.
+    /// Subtracts the means of the uses that have a bias. No rows can be added afterwards.
     pub(super) fn centred(mut self, par: Par) -> Centred {
         let centred: Vec<usize> =
             (0..self.uses.len()).filter(|at| self.uses[*at].is_centred && self.uses[*at].weight > 0.0).collect();
@@ -263,16 +263,16 @@ fn add_to(into: &mut Mat<f64>, from: &Mat<f32>) {
     }
 }
 
-/// A system of which all rows are there.
+/// A system with all its rows.
 #[derive(Debug)]
 pub(super) struct Centred {
     system: System,
-    /// The sum of the squares of what is left of the targets.
+    /// The squared error before the fit.
     pub(super) before: f64,
 }
 
 impl Centred {
-    /// The products of the columns, of which the lower half counts; empty where the rows are held.
+    /// Returns the products of the columns, of which only the lower half is used; an empty matrix if the rows are stored.
     pub(super) fn into_products(self) -> Mat<f64> {
         match self.system.form {
             Form::Columns(products) => products,
@@ -285,8 +285,8 @@ impl Centred {
         self.system.bias(number, change)
     }
 
-    /// Solves `(X^T X + ridge mean(diag) I) D = X^T R`. `None` where there are no rows, or the matrix can't be factorised,
-    /// with larger ridges neither.
+    /// Solves `(X^T X + ridge mean(diag) I) D = X^T R`. `None`: there are no rows, or the matrix can't be factorised, not
+    /// even with larger ridges.
     pub(super) fn solve(&mut self, ridge: f64, par: Par) -> Option<Solution> {
         if self.system.columns == 0 || self.system.outputs == 0 {
             return None;
@@ -332,7 +332,7 @@ impl Centred {
         }
     }
 
-    /// The sum of the squares of what is left after a change of the weights, biases having been fitted to it.
+    /// Returns the squared error after a change of the weights, with biases fitted to it.
     pub(super) fn after(&self, change: &Mat<f64>, par: Par) -> f64 {
         let System { columns, outputs, residuals, form, .. } = &self.system;
         match form {
@@ -353,7 +353,7 @@ impl Centred {
     }
 }
 
-/// The sum of the products of all elements.
+/// Returns the sum of the products of all elements.
 fn inner(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     let of = |column: usize| a.col(column).iter().zip(b.col(column).iter()).map(|(a, b)| a * b).sum::<f64>();
     (0..a.ncols()).map(of).sum()

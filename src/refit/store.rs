@@ -1,4 +1,4 @@
-//! Values between segments, by chunk of samples: in memory up to a bound, beyond it in a temporary file beside the output.
+//! Values between segments, by chunk of samples: in memory up to a limit, beyond it in a temporary file beside the output.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,31 +10,31 @@ use crate::array::{Array, ArrayData, ElementType};
 use crate::error::Error;
 use crate::files::TemporaryFolder;
 
-/// Where the elements of a value are.
+/// The storage of a value's elements.
 #[derive(Debug)]
 enum Place {
     Memory(Array),
-    /// A part of the file: offset and sizes; float32.
+    /// A part of the file: offset and sizes. The elements are float32.
     File {
         offset: u64,
         dims: Vec<usize>,
     },
 }
 
-/// Values of one network.
+/// The stored values of one network.
 #[derive(Debug)]
 pub(super) struct Store {
     values: HashMap<String, Vec<Option<Place>>>,
     chunks: usize,
-    /// Bytes that may still be held in memory.
+    /// Number of bytes that may still be stored in memory.
     room: u64,
-    /// The folder in which the temporary file is made; where `None`, that for temporary files.
+    /// The folder in which the temporary file is created. `None`: the folder for temporary files.
     place: Option<PathBuf>,
-    /// The file, in a folder that goes with it.
+    /// The file, in a temporary folder that is removed with it.
     file: Option<(File, TemporaryFolder)>,
     /// The end of the file.
     end: u64,
-    /// Parts of the file that are free again: length and offset.
+    /// Unused parts of the file: length and offset.
     free: Vec<(u64, u64)>,
 }
 
@@ -49,8 +49,8 @@ fn bytes(array: &Array) -> u64 {
 }
 
 impl Store {
-    /// An empty store that holds up to `room` bytes in memory; what is more goes to a file in the folder `place`, or
-    /// where temporary files go.
+    /// Returns an empty store. It keeps up to `room` bytes in memory and writes the rest to a file in the folder `place`.
+    /// `None`: in the folder for temporary files.
     pub(super) fn new(chunks: usize, room: u64, place: Option<&Path>) -> Self {
         Self {
             values: HashMap::new(),
@@ -63,12 +63,12 @@ impl Store {
         }
     }
 
-    /// The names of all values.
+    /// Returns the names of all values.
     pub(super) fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }
 
-    /// Holds a value of a chunk.
+    /// Stores a value of a chunk.
     ///
     /// # Errors
     /// The temporary file can't be written.
@@ -110,10 +110,10 @@ impl Store {
         Ok(Place::File { offset, dims: array.dims.clone() })
     }
 
-    /// A value of a chunk.
+    /// Returns a value of a chunk.
     ///
     /// # Errors
-    /// It is not held, or the temporary file can't be read.
+    /// The value is not stored, or the temporary file can't be read.
     pub(super) fn get(&mut self, name: &str, chunk: usize) -> Result<Array, Error> {
         let place = self.values.get(name).and_then(|chunks| chunks.get(chunk)?.as_ref());
         match place {
@@ -122,13 +122,13 @@ impl Store {
                 let folder = &self.place;
                 let mut values = vec![0.0f32; dims.iter().product()];
                 let (offset, dims) = (*offset, dims.clone());
-                let (file, _) = self.file.as_mut().ok_or_else(|| Error::unmet("a value of the refit is lost"))?;
+                let (file, _) = self.file.as_mut().ok_or_else(|| Error::unmet("the temporary file is missing"))?;
                 file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder.as_deref(), &error))?;
                 file.read_exact(bytemuck::cast_slice_mut(&mut values))
                     .map_err(|error| failed(folder.as_deref(), &error))?;
                 Ok(Array { dims, data: ArrayData::F32(values) })
             }
-            None => Err(Error::unmet(format!("value {name:?} of the refit is not held"))),
+            None => Err(Error::unmet(format!("value {name:?} of the refit is not stored"))),
         }
     }
 
@@ -145,8 +145,8 @@ impl Store {
 
 fn failed(folder: Option<&Path>, error: &std::io::Error) -> Error {
     let folder = folder.unwrap_or(Path::new("the folder for temporary files (TMPDIR)"));
-    Error::io(folder, format!("values of the refit can't be kept in a temporary file: {error}"))
-        .hint("write to a folder with more room, fit on fewer samples, or give the refit more memory")
+    Error::io(folder, format!("values of the refit can't be stored in a temporary file: {error}"))
+        .hint("write to a folder with more free space, fit on fewer samples, or raise the memory limit of the refit")
 }
 
 #[cfg(test)]
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_there_is_room_for_goes_to_a_file_and_comes_back() {
+    fn values_beyond_the_memory_limit_are_stored_in_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let files = || folder.path().read_dir().unwrap().count();
         // Room for two arrays of 24 bytes.
@@ -171,7 +171,7 @@ mod tests {
         for chunk in [3, 0, 2, 1] {
             assert_eq!(store.get("v", chunk).unwrap(), array(10.0 * chunk as f32));
         }
-        // Parts of the file are used again, and room is given back.
+        // Parts of the file are reused, and memory is freed.
         store.drop("v");
         assert_eq!(store.room, 50);
         let end = store.end;

@@ -1,4 +1,4 @@
-//! The constants of the pruned network: what they are now, and which stored ones must change for a weight to change.
+//! The constants of the pruned network: their current values, and the stored ones that must change for a weight to change.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,10 +17,11 @@ use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
 use crate::operator::PreimageCx;
 use crate::runtime::{Optimization, Runtime, SessionOptions};
 
-/// How far a constant that should stay may move, over its largest element: what taking back and redoing a product costs.
-const STILL: f32 = 1e-6;
+/// How much a constant that should remain unchanged may change, relative to its largest element. Undoing and redoing a
+/// product is not exact.
+const TOLERANCE: f32 = 1e-6;
 
-/// The elements of a tensor of numbers.
+/// Returns the elements of a tensor of numbers.
 pub(super) fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
     let count = tensor.dims.iter().product::<i64>();
     packed_numbers(tensor.element_type(), &stored_bytes(tensor), usize::try_from(count).ok()?)
@@ -29,10 +30,10 @@ pub(super) fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
 /// Values of constants by their ids.
 type Values = HashMap<ValueId, ArrayD<f32>>;
 
-/// Stored constants that have changed, and what became of a weight that is computed from them.
+/// Stored constants that have changed, and the new weight that is computed from them.
 pub(super) struct Assigned {
     pub(super) tensors: Vec<TensorProto>,
-    /// The elements of the weight, as the network computes them now.
+    /// The elements of the weight as the network now computes them.
     pub(super) weight: Vec<f32>,
 }
 
@@ -41,17 +42,17 @@ pub(super) struct Assigned {
 pub(super) struct Stored<'a> {
     pub(super) network: &'a Network,
     pub(super) runtime: &'a Runtime,
-    /// What of the file can change.
+    /// The constants of the file that can change.
     pub(super) changes: &'a Changes<'a>,
 }
 
 impl Stored<'_> {
-    /// Whether a value is stored as it is read: an initializer, or what a Constant node holds.
+    /// Whether a value is stored in the form in which it is read: an initializer, or the constant of a Constant node.
     pub(super) fn is_direct(&self, value: ValueId) -> bool {
         self.network.graph().tensor(&self.network.lowered.model, value).is_some()
     }
 
-    /// The nodes that compute a constant, in the order of the graph, and the stored constants at their beginning.
+    /// Returns the nodes that compute a constant, in the order of the graph, and the stored constants that they start from.
     fn origin(&self, value: ValueId) -> (BTreeSet<NodeId>, BTreeSet<ValueId>) {
         let graph = self.network.graph();
         let (mut nodes, mut sources) = (BTreeSet::new(), BTreeSet::new());
@@ -69,11 +70,11 @@ impl Stored<'_> {
         (nodes, sources)
     }
 
-    /// The present value of a stored constant.
+    /// Returns the current value of a stored constant.
     fn source(&self, value: ValueId, changed: &Changed) -> Result<ArrayD<f32>, Error> {
         let (model, graph) = (&self.network.lowered.model, self.network.graph());
         let name = &graph.values[value].name;
-        let fail = || Error::unmet(format!("{name:?} is no constant whose elements can be read"));
+        let fail = || Error::unmet(format!("{name:?} is not a constant whose elements can be read"));
         let (dims, values) = match changed.weights.get(name) {
             Some(tensor) => (tensor.dims.clone(), elements(tensor)),
             None => {
@@ -87,7 +88,7 @@ impl Stored<'_> {
         ArrayD::from_shape_vec(IxDyn(&dims), values.ok_or_else(fail)?).map_err(|_| fail())
     }
 
-    /// The present value of a constant.
+    /// Returns the current value of a constant.
     ///
     /// # Errors
     /// Its elements can't be read or computed.
@@ -100,7 +101,7 @@ impl Stored<'_> {
         values.remove(&value).ok_or_else(|| Error::unmet(format!("{name:?} can't be computed from constants")))
     }
 
-    /// The present values of constants that nodes compute; those that are no floating point numbers are left out.
+    /// Returns the current values of constants that nodes compute, without those that are not floating point.
     fn computed(&self, wanted: &[ValueId], changed: &Changed) -> Result<Values, Error> {
         let (model, graph) = (&self.network.lowered.model, self.network.graph());
         let mut part = GraphProto { name: "constants".to_owned(), ..GraphProto::default() };
@@ -149,7 +150,7 @@ impl Stored<'_> {
         Ok(values)
     }
 
-    /// The names of the stored constants that may change for a weight to change.
+    /// Returns the names of the stored constants that may change for a weight to change.
     pub(super) fn sources(&self, weight: ValueId) -> Vec<String> {
         let graph = self.network.graph();
         let (_, sources) = self.origin(weight);
@@ -157,7 +158,7 @@ impl Stored<'_> {
         names.map(|value| graph.values[value].name.clone()).collect()
     }
 
-    /// Values that the network proper reads, of those that follow from `sources`.
+    /// Returns the values computed from `sources` that nodes outside the constant part of the network read.
     fn read_outside(&self, sources: &HashSet<ValueId>) -> Vec<ValueId> {
         let graph = self.network.graph();
         let mut follows = sources.clone();
@@ -179,11 +180,11 @@ impl Stored<'_> {
         values
     }
 
-    /// Changes the stored constants from which nodes compute a weight, so that they compute `wanted`, as nearly as the stored
-    /// types allow. `Err` within says why it can't be done.
+    /// Changes the stored constants from which nodes compute a weight, so that they compute `wanted` as closely as the
+    /// stored types allow. The inner `Err` is the reason why this is not possible.
     ///
     /// # Errors
-    /// Constants that can't be read or computed.
+    /// Constants can't be read or computed.
     pub(super) fn assign(
         &self,
         weight: ValueId,
@@ -239,13 +240,18 @@ impl Stored<'_> {
             let dtype = crate::gradient::widened_type(tensor.element_type());
             match rounded(name, dtype, &elements, &tensor.dims) {
                 Some(tensor) => tensors.push(tensor),
-                None => return Ok(Err(format!("its weight {name:?} is stored as {}", dtype.spec_name()))),
+                None => {
+                    return Ok(Err(format!(
+                        "its weight {name:?} is stored as {}, which a refit can't write",
+                        dtype.spec_name()
+                    )));
+                }
             }
         }
         self.compared(weight, tensors, changed)
     }
 
-    /// What a weight becomes with these stored constants, and whether nothing else changes.
+    /// Returns the weight computed from these stored constants, if no other value changes with them.
     fn compared(
         &self,
         weight: ValueId,
@@ -273,8 +279,8 @@ impl Stored<'_> {
         let mut after = after?;
         for value in outside.iter().filter(|value| **value != weight) {
             let name = &graph.values[*value].name;
-            let still = before.get(value).zip(after.get(value)).is_some_and(|(a, b)| is_still(a, b));
-            if !still {
+            let is_same = before.get(value).zip(after.get(value)).is_some_and(|(a, b)| is_unchanged(a, b));
+            if !is_same {
                 return Ok(Err(format!("{name:?} is computed from the same constants as its weight")));
             }
         }
@@ -285,7 +291,7 @@ impl Stored<'_> {
     }
 }
 
-fn is_still(before: &ArrayD<f32>, after: &ArrayD<f32>) -> bool {
+fn is_unchanged(before: &ArrayD<f32>, after: &ArrayD<f32>) -> bool {
     let largest = before.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    before.shape() == after.shape() && before.iter().zip(after).all(|(a, b)| (a - b).abs() <= STILL * largest)
+    before.shape() == after.shape() && before.iter().zip(after).all(|(a, b)| (a - b).abs() <= TOLERANCE * largest)
 }

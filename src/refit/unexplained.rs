@@ -1,19 +1,20 @@
-//! What a fit could not make up for if channels went, in a measure that compares between groups of channels.
+//! The error that a fit could not correct if channels were removed, comparable between groups of channels.
 //!
-//! A layer that reads channels computes `W^T x`. If some of them go and the weights of the others are fitted anew, the squared
-//! error that is left is `tr(W_R^T S W_R)`: R are the channels that go, S is the covariance of what they hold beyond the
-//! best linear prediction from those that stay, a Schur complement. The layer's Gauss-Newton weight
-//! ([`super::sensitivity`]) makes it a change of the network's output, so that errors of different layers add up.
+//! A layer that reads channels computes `W^T x`. If some of them are removed and the weights of the others are fitted
+//! again, the remaining squared error is `tr(W_R^T S W_R)`. R are the removed channels. S is the covariance of their
+//! residual after the best linear prediction from the kept channels, a Schur complement. The layer's Gauss-Newton weight
+//! ([`super::sensitivity`]) converts the error to a change of the network's output, so that errors of different layers add
+//! up.
 //!
-//! Channels go in a given order. Of the covariance in the reverse order, factorised as `L L^T`, the Schur complement of every
-//! tail is that tail of L times its transpose. One factorisation thus gives the errors of all cuts: each channel adds the
-//! squared norm of its rows of `L^T W`.
+//! Channels are removed in a given order. If the covariance in the reverse order is factorised as `L L^T`, the Schur
+//! complement of every tail is that tail of L times its transpose. One factorisation thus yields the errors of all cuts:
+//! each channel adds the squared norm of its rows of `L^T W`.
 //!
-//! Under a window, every element is taken to be predicted from the channels at its own place alone, which keeps matrices as
-//! large as the number of channels.
+//! For layers with a window, every element is assumed to be predicted from the channels at its own position alone. Matrices
+//! are then only as large as the number of channels.
 //!
-//! Channels that no layer reads, such as the dimensions of queries and keys, are lost whole where layers make them: each adds the
-//! variance that its column of `W` gives it.
+//! Channels that no layer reads, such as the dimensions of queries and keys, are counted as lost entirely where layers
+//! produce them: each adds the variance that its column of `W` causes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,16 +38,16 @@ use crate::graph::ValueId;
 use crate::onnx::numbers::packed_numbers;
 use crate::runtime::Runtime;
 
-/// A channel group, and the order in which its channels would go.
+/// A channel group, and the order in which its channels would be removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Going<'a> {
     /// The group.
     pub group: &'a ChannelGroup,
-    /// Positions of its channels, the first to go first.
+    /// Positions of its channels in the order of removal.
     pub order: &'a [usize],
 }
 
-/// A layer that reads channels of groups, or makes those of groups that no layer reads.
+/// A layer that reads channels of groups, or produces those of groups that no layer reads.
 #[derive(Debug)]
 struct Layer<'a> {
     input: ValueId,
@@ -54,18 +55,19 @@ struct Layer<'a> {
     output: String,
     scale: f64,
     rows: Rows,
-    /// The groups that it reads by number, with the member that lies along an axis of the weight.
+    /// The groups that it reads, by number, with the member along an axis of its weight.
     read: Vec<(usize, &'a Member)>,
-    /// The same for those that it makes.
+    /// The same for the groups that it produces.
     made: Vec<(usize, &'a Member)>,
 }
 
-/// By group, what each of its channels adds to the network's squared error when it goes after those before it in the order
-/// and the layers that read it are fitted anew, by position of the channel. `None` for groups that no layer reads or makes
-/// whose error is known. `progress` gets the layers that are done and all; its error ends the run.
+/// Computes by group how much each of its channels adds to the network's squared error, by position of the channel. The
+/// channel is removed after those before it in the order, and the layers that read it are fitted again. `None`: no layer
+/// with a known error reads or produces the group. `progress` gets the number of layers done and of all layers; its error
+/// ends the run.
 ///
 /// # Errors
-/// An operator without a gradient, a network that does not run, data that can't be made, what `progress` says.
+/// An operator has no gradient, a network does not run, data can't be generated, or `progress` returns an error.
 pub fn unexplained(
     analysis: &Analysis,
     groups: &[Going<'_>],
@@ -112,7 +114,7 @@ pub fn unexplained(
     Ok(found)
 }
 
-/// The layers that read or make channels with one matrix for all of them.
+/// Returns the layers that read or produce channels and have one matrix for all of them.
 fn layers<'a>(analysis: &Analysis, network: &Network, groups: &[Going<'a>]) -> Vec<Layer<'a>> {
     let by_role = |role: Role, counts: &dyn Fn(usize) -> bool| {
         let mut by_weight: BTreeMap<&str, Vec<(usize, &'a Member)>> = BTreeMap::new();
@@ -120,7 +122,7 @@ fn layers<'a>(analysis: &Analysis, network: &Network, groups: &[Going<'a>]) -> V
             for member in going.group.members.iter().filter(|member| member.role == role) {
                 let value = analysis.coupling.uses[member.weight].value;
                 let members = by_weight.entry(analysis.graph.values[value].name.as_str()).or_default();
-                // Each use of a shared weight is found below by itself.
+                // Each use of a shared weight is a separate layer below.
                 if !members.iter().any(|(other, known)| *other == number && known.axis == member.axis) {
                     members.push((number, member));
                 }
@@ -151,7 +153,7 @@ fn layers<'a>(analysis: &Analysis, network: &Network, groups: &[Going<'a>]) -> V
     layers
 }
 
-/// The products of a layer's inputs over all chunks, as much as an error at its output counts.
+/// Sums the products of a layer's inputs over all chunks, weighted by the effect of an error at its output.
 fn sums(
     run: &mut Lockstep<'_>,
     (at, layer): (usize, &Layer<'_>),
@@ -184,10 +186,10 @@ fn sums(
     Ok(sums.centred(Par::rayon(0)).into_products())
 }
 
-/// Sizes and elements.
+/// Sizes and elements of a constant.
 type Constant = (Vec<usize>, Vec<f32>);
 
-/// The sizes and elements of a constant that is stored as it is read.
+/// Returns the sizes and elements of a constant that is stored in the form in which it is read.
 fn constant(network: &Network, value: ValueId) -> Result<Option<Constant>, Error> {
     let (model, graph) = (&network.lowered.model, network.graph());
     let Some(tensor) = graph.tensor(model, value) else { return Ok(None) };
@@ -196,7 +198,7 @@ fn constant(network: &Network, value: ValueId) -> Result<Option<Constant>, Error
     Ok(values.map(|values| (dims, values)))
 }
 
-/// By element of the window, the matrix `[plain columns, outputs]`.
+/// Returns, by tap of the window, the matrix of shape `[plain columns, outputs]`.
 fn matrices(rows: &Rows, weight: &[f32]) -> Vec<Mat<f64>> {
     let places: Vec<usize> = rows.places(0).collect();
     let outputs = rows.outputs();
@@ -206,7 +208,7 @@ fn matrices(rows: &Rows, weight: &[f32]) -> Vec<Mat<f64>> {
     rows.columns_by_tap().map(matrix).collect()
 }
 
-/// By channel of a member, its columns.
+/// Returns, by channel of a member, its columns.
 fn columns_of(rows: &Rows, member: &Member, dims: &[usize]) -> Vec<Vec<usize>> {
     let step: usize = dims[member.axis + 1..].iter().product();
     let first = rows.columns_by_tap().next().unwrap_or_default();
@@ -217,7 +219,7 @@ fn columns_of(rows: &Rows, member: &Member, dims: &[usize]) -> Vec<Vec<usize>> {
     by_channel(member, &by_index)
 }
 
-/// By channel of a member, its outputs.
+/// Returns, by channel of a member, its outputs.
 fn outputs_of(rows: &Rows, member: &Member, dims: &[usize]) -> Vec<Vec<usize>> {
     let step: usize = dims[member.axis + 1..].iter().product();
     let mut by_index: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -227,7 +229,7 @@ fn outputs_of(rows: &Rows, member: &Member, dims: &[usize]) -> Vec<Vec<usize>> {
     by_channel(member, &by_index)
 }
 
-/// By channel of a member, what belongs to its indices.
+/// Returns, by channel of a member, the numbers listed for its indices.
 fn by_channel(member: &Member, by_index: &BTreeMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
     let of = |indices: &Vec<u32>| {
         indices.iter().filter_map(|index| by_index.get(&(*index as usize))).flatten().copied().collect()
@@ -235,7 +237,7 @@ fn by_channel(member: &Member, by_index: &BTreeMap<usize, Vec<usize>>) -> Vec<Ve
     member.indices.iter().map(of).collect()
 }
 
-/// The variance of the outputs of every channel, those of the elements of a window added up.
+/// Returns the variance of the outputs of every channel, summed over the taps of a window.
 fn variances(products: &Mat<f64>, matrices: &[Mat<f64>], outputs: &[Vec<usize>]) -> Vec<f64> {
     let size = products.nrows();
     let whole = Mat::from_fn(size, size, |row, column| products[(row.max(column), row.min(column))]);
@@ -250,8 +252,8 @@ fn variances(products: &Mat<f64>, matrices: &[Mat<f64>], outputs: &[Vec<usize>])
     outputs.iter().map(|outputs| outputs.iter().map(|output| of_output[*output]).sum()).collect()
 }
 
-/// What each channel adds to the error of a layer when it goes after those before it in `order`; `columns` are those of every
-/// channel. `None` where the products can't be factorised.
+/// Returns how much each channel adds to the error of a layer if it is removed after those before it in `order`. `columns`
+/// has the columns of every channel. `None`: the products can't be factorised.
 fn errors(
     products: &Mat<f64>,
     matrices: &[Mat<f64>],
@@ -286,7 +288,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Rows of three columns, of which the last is the sum of the others and a little that is its own.
+    /// Rows of three columns. The last is the sum of the others plus a small part of its own.
     fn products() -> Mat<f64> {
         let rows = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
         let own = [0.1, -0.1, 0.1, -0.1];
@@ -300,23 +302,23 @@ mod tests {
     }
 
     #[test]
-    fn what_others_hold_too_is_no_loss() {
+    fn a_channel_that_others_predict_adds_little_error() {
         let weights = Mat::from_fn(3, 1, |_, _| 2.0);
         let columns = [vec![0], vec![1], vec![2]];
         let errors = errors(&products(), &[weights], &columns, &[2, 1, 0], 1e-12).unwrap();
-        // Of the last channel goes what is its own: 4 x 0.1^2, times the square of the weight.
+        // Removing the last channel loses its own part: 4 x 0.1^2, times the square of the weight.
         assert!((errors[2] - 0.16).abs() < 1e-6, "{errors:?}");
-        // Then the second goes alone with all of the last that follows from it: 2 x (2 + 2)^2.
+        // The second one is then lost with all of the last that depends on it: 2 x (2 + 2)^2.
         assert!((errors[1] - 32.0).abs() < 1e-6, "{errors:?}");
     }
 
     #[test]
-    fn the_errors_of_a_tail_add_up_to_that_of_a_fit_without_it() {
+    fn the_errors_of_a_tail_sum_to_the_error_of_a_fit_without_it() {
         let weights = Mat::from_fn(3, 2, |row, output| [[1.0, -0.5], [0.3, 2.0], [-1.0, 0.7]][row][output]);
         let products = products();
         let columns = [vec![0], vec![1], vec![2]];
         let errors = errors(&products, std::slice::from_ref(&weights), &columns, &[1, 2, 0], 0.0).unwrap();
-        // The channels 1 and 2 go: what is left of W^T x is a multiple of channel 0.
+        // Without the channels 1 and 2, the best prediction of W^T x is a multiple of channel 0.
         let part = |a: usize, b: usize| products[(a, b)] - products[(a, 0)] * products[(0, b)] / products[(0, 0)];
         let of = |output: usize| -> f64 {
             let pairs = [(1, 1), (1, 2), (2, 1), (2, 2)];
@@ -326,16 +328,16 @@ mod tests {
     }
 
     #[test]
-    fn what_no_layer_reads_is_lost_whole() {
+    fn channels_that_no_layer_reads_are_lost_entirely() {
         let weights = Mat::from_fn(3, 2, |row, output| [[1.0, 0.0], [0.0, 0.0], [0.0, 3.0]][row][output]);
         let of = variances(&products(), &[weights], &[vec![0], vec![1], vec![0, 1]]);
-        // Column 0 has squares of 2, column 2 of 4 x (1 + 0.1^2), nine times.
+        // Column 0 has squares that sum to 2, column 2 to 4 x (1 + 0.1^2), times nine.
         let expected = [2.0, 36.36, 38.36];
         assert!(of.iter().zip(expected).all(|(of, expected)| (of - expected).abs() < 1e-9), "{of:?}");
     }
 
     #[test]
-    fn channels_of_another_group_explain_but_do_not_go() {
+    fn channels_of_another_group_predict_but_are_not_removed() {
         let weights = Mat::from_fn(3, 1, |_, _| 1.0);
         let errors = errors(&products(), &[weights], &[vec![2]], &[0], 1e-12).unwrap();
         assert_eq!(errors.len(), 1);

@@ -1,8 +1,8 @@
-//! Sessions whose inputs and outputs stay in the memory of the device between runs (ONNX Runtime's `IoBinding`).
+//! Sessions whose inputs and outputs remain in the memory of the device between runs (ONNX Runtime's `IoBinding`).
 //!
-//! An input that is bound is copied to the device once and stays until it is bound again. An output that is bound to a
-//! [`DeviceTensor`] stays on the device, where another session can read it. On the CPU the same works without
-//! copies, with the CPU's memory as the device's.
+//! A bound input is copied to the device once and remains there until it is bound again. An output that is bound to a
+//! [`DeviceTensor`] remains on the device, where another session can read it. On the CPU this works without copies: the
+//! device's memory is the CPU's.
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
@@ -23,12 +23,12 @@ pub struct DeviceTensor {
 }
 
 impl DeviceTensor {
-    /// The sizes of its axes.
+    /// Returns the sizes of its axes.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
 
-    /// The elements, if the tensor is in the CPU's memory (see [`BoundSession::host_tensor`]).
+    /// Returns the elements of a tensor in the CPU's memory (see [`BoundSession::host_tensor`]).
     ///
     /// # Errors
     /// The tensor is in another memory.
@@ -40,7 +40,7 @@ impl DeviceTensor {
         Ok(self.value.extract_tensor().1)
     }
 
-    /// The elements for change, as [`DeviceTensor::values`].
+    /// Returns the elements for modification, as [`DeviceTensor::values`].
     ///
     /// # Errors
     /// The tensor is in another memory.
@@ -60,10 +60,10 @@ pub struct BoundSession {
 }
 
 impl BoundSession {
-    /// Nothing bound yet.
+    /// Creates a session with nothing bound.
     ///
     /// # Errors
-    /// The library refuses.
+    /// ONNX Runtime can't create the binding or an allocator.
     pub fn new(session: Session) -> Result<Self, RuntimeError> {
         let device = session.execution().used;
         let memory = match device.index() {
@@ -79,17 +79,17 @@ impl BoundSession {
         Ok(Self { binding, device, on_device, session })
     }
 
-    /// The session.
+    /// Returns the session.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// The session, for runs without what is bound.
+    /// Returns the session, for runs without the bound inputs and outputs.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// A tensor in the memory of the device; its elements are not set.
+    /// Creates a tensor in the memory of the device, with uninitialised elements.
     ///
     /// # Errors
     /// There is not enough memory.
@@ -98,7 +98,7 @@ impl BoundSession {
         Ok(DeviceTensor { dims: dims.to_vec(), value, is_readable: self.device == Device::Cpu })
     }
 
-    /// A tensor in the CPU's memory, for outputs that are read after every run; its elements are not set.
+    /// Creates a tensor in the CPU's memory, for outputs that are read after every run, with uninitialised elements.
     ///
     /// # Errors
     /// There is not enough memory.
@@ -107,45 +107,45 @@ impl BoundSession {
         Ok(DeviceTensor { dims: dims.to_vec(), value, is_readable: true })
     }
 
-    /// Copies an array to the device as the input of this name for the coming runs.
+    /// Copies an array to the device as the input of this name for later runs.
     ///
     /// # Errors
-    /// The array does not fit the input.
+    /// The array does not match the input.
     pub fn set_input(&mut self, name: &str, array: &Array) -> Result<(), RuntimeError> {
         self.session.check_input(name, array)?;
         let value: DynTensor = owned(name, array)?;
         self.binding.bind_input(name, &value).map_err(|error| in_input(name, &error))
     }
 
-    /// Takes a tensor as the input of this name for the coming runs, without a copy.
+    /// Binds a tensor as the input of this name for later runs, without a copy.
     ///
     /// # Errors
-    /// The library refuses.
+    /// ONNX Runtime rejects it.
     pub fn bind_input(&mut self, name: &str, tensor: &DeviceTensor) -> Result<(), RuntimeError> {
         self.binding.bind_input(name, &tensor.value).map_err(|error| in_input(name, &error))
     }
 
-    /// Lets the coming runs write the output of this name into the tensor.
+    /// Binds a tensor that later runs write the output of this name into.
     ///
     /// # Errors
-    /// The library refuses.
+    /// ONNX Runtime rejects it.
     pub fn bind_output(&mut self, name: &str, tensor: &mut DeviceTensor) -> Result<(), RuntimeError> {
         self.binding
             .bind_output(name, &mut tensor.value)
             .map_err(|error| RuntimeError::RunFailed { message: format!("output {name:?}: {}", plain(&error)) })
     }
 
-    /// Lets go of everything that is bound.
+    /// Unbinds all inputs and outputs.
     pub fn unbind(&mut self) {
         self.binding.clear();
     }
 
-    /// Runs the model. All inputs must be set or bound, and every output that is wanted must be bound.
+    /// Runs the model. All inputs must be set or bound, and so must every output that is wanted.
     ///
     /// # Errors
     /// The run fails.
     pub fn run(&mut self) -> Result<(), RuntimeError> {
-        // Copies to the device may still be on their way, and so may results when the run returns.
+        // Copies to the device may not be complete, nor the outputs when the run returns.
         self.binding.synchronize_inputs().map_err(|error| failed(&error))?;
         let Session { inner, run_options, .. } = &mut self.session;
         inner.run_binding_with_options(&self.binding, run_options).map(|_| ()).map_err(|error| failed(&error))?;

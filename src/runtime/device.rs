@@ -1,19 +1,19 @@
-//! On which device a session runs.
+//! The device of a session.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a session runs.
+/// The device of a session.
 ///
-/// Written `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1`; the number is the GPU's, 0 if there is none given.
+/// Written as `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1`; the number is the GPU's, by default 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The GPU of this number, by CUDA and cuDNN.
+    /// The GPU of this number, with CUDA and cuDNN.
     Cuda(u32),
-    /// The GPU of this number, by TensorRT; what TensorRT does not take runs by CUDA.
+    /// The GPU of this number, with TensorRT; CUDA runs what TensorRT does not support.
     TensorRt(u32),
 }
 
@@ -28,8 +28,8 @@ impl Device {
     /// One device of every kind, for listing them.
     pub const KINDS: [Self; 3] = [Self::Cpu, Self::Cuda(0), Self::TensorRt(0)];
 
-    /// Names of the execution providers that a session on this device registers, the preferred one first. The provider
-    /// for the CPU is always there and is not among them, unless it is the only one.
+    /// Returns the names of the execution providers that a session on this device registers, the preferred one first. The
+    /// provider for the CPU is always available and only listed if it is the only one.
     pub fn providers(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => &[CPU_PROVIDER],
@@ -38,7 +38,7 @@ impl Device {
         }
     }
 
-    /// The number of the GPU; `None` for the CPU.
+    /// Returns the number of the GPU. `None`: the device is the CPU.
     pub fn index(self) -> Option<u32> {
         match self {
             Self::Cpu => None,
@@ -59,7 +59,7 @@ impl fmt::Display for Device {
     }
 }
 
-/// A text that names no device.
+/// A text that is not the name of a device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected cpu, cuda, cuda:N, tensorrt or tensorrt:N (N is the number of the GPU), found {found:?}")]
 pub struct UnknownDevice {
@@ -75,7 +75,7 @@ impl FromStr for Device {
         let lower = text.trim().to_ascii_lowercase();
         let (kind, index) = match lower.split_once(':') {
             None => (lower.as_str(), None),
-            // Digits alone: a number with a sign would parse as well. ONNX Runtime takes a signed 32-bit number.
+            // Only digits: a number with a sign would parse as well. ONNX Runtime takes a signed 32-bit number.
             Some((kind, index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => {
                 let index = index.parse::<i32>().map_err(|_| unknown())?;
                 (kind, Some(index.unsigned_abs()))
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_read_and_written() {
+    fn devices_are_parsed_and_formatted() {
         for (text, device) in [
             ("cpu", Device::Cpu),
             ("cuda", Device::Cuda(0)),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused_with_what_is_valid() {
+    fn other_texts_are_rejected_with_the_valid_names() {
         for text in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:99999999999", "cuda:1:2"] {
             let error = text.parse::<Device>().unwrap_err().to_string();
             assert!(error.contains("cuda:N") && error.contains(&format!("{text:?}")), "{error}");

@@ -1,13 +1,13 @@
-//! Which other libraries a shared library needs, read from its ELF file (the format of Linux).
+//! The libraries that a shared library needs, read from its ELF file (the format of Linux).
 //!
 //! Loading a provider's library just to find out what is missing is not possible: ONNX Runtime must be the first to load
 //! it. Layout: "System V Application Binary Interface", chapters "Object Files" and "Dynamic Linking".
 
 use std::path::Path;
 
-/// Bytes of the header of a 64-bit file.
+/// Size in bytes of the header of a 64-bit file.
 const HEADER: usize = 64;
-/// Bytes of a program header.
+/// Size in bytes of a program header.
 const PROGRAM_HEADER: usize = 56;
 /// Program header type: a part of the file that is mapped.
 const PT_LOAD: u32 = 1;
@@ -18,14 +18,14 @@ const DT_NEEDED: u64 = 1;
 /// Dynamic entry: address of the string table.
 const DT_STRTAB: u64 = 5;
 
-/// The names (such as `libcublas.so.12`) of the libraries that this one needs directly, in the file's order.
+/// Returns the names (such as `libcublas.so.12`) of the libraries that a library needs directly, in the file's order.
 ///
 /// # Errors
 /// The file can't be read or is not a 64-bit little-endian ELF file.
 pub(super) fn needed(path: &Path) -> Result<Vec<String>, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     #[expect(unsafe_code, reason = "libraries of CUDA have gigabytes, of which a few pages are read")]
-    // SAFETY: libraries are replaced by package managers, not written in place; a change in between gives wrong names.
+    // SAFETY: package managers replace libraries and do not write in place; a change meanwhile leads to wrong names.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| error.to_string())?;
     parse(&bytes).ok_or_else(|| "it is not a 64-bit little-endian ELF library, or a damaged one".to_owned())
 }
@@ -49,7 +49,7 @@ fn parse(bytes: &[u8]) -> Option<Vec<String>> {
             _ => {}
         }
     }
-    // A library without a dynamic table needs none.
+    // A library without a dynamic table needs no others.
     let Some((offset, size)) = dynamic else { return Some(Vec::new()) };
     let start = usize::try_from(offset).ok()?;
     let entries = bytes.get(start..start.checked_add(usize::try_from(size).ok()?)?)?;
@@ -92,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_refused() {
+    fn damaged_files_are_rejected() {
         for bytes in [b"".as_slice(), b"not a library", b"\x7fELF\x02\x01", b"\x7fELF\x01\x01"] {
             assert_eq!(parse(bytes), None);
         }
         let whole = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         for length in [HEADER, HEADER + 10, 200, 600] {
-            // Cut anywhere it must be an answer, not a panic.
+            // A truncated file must not cause a panic.
             let _ = parse(&whole[..length.min(whole.len())]);
         }
         let mut wild = whole;

@@ -1,4 +1,4 @@
-//! What can go wrong between this package and ONNX Runtime.
+//! The errors of ONNX Runtime and of this package's use of it.
 
 use std::path::PathBuf;
 
@@ -8,69 +8,69 @@ use super::places;
 use crate::array::ElementType;
 use crate::error::Error;
 
-/// What an error is about.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuntimeErrorKind {
-    /// There is no usable library: the user must install or name one.
+    /// There is no usable library: the user must install one or pass its path.
     Library,
-    /// The library does not accept the model, or it has inputs or outputs of kinds that are not supported.
+    /// The library rejects the model, or an input or output has an unsupported type.
     Model,
-    /// The arrays for a run do not fit the model.
+    /// The arrays for a run do not match the inputs of the model.
     Input,
     /// The model was accepted, but a run failed.
     Run,
-    /// The device that was asked for can't be used, or not for all of the model.
+    /// The requested device can't be used, or not for the whole model.
     Device,
 }
 
-/// An error from looking for, opening or using ONNX Runtime.
+/// An error of finding, opening or using ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// No library was found anywhere.
-    #[error("no usable ONNX Runtime library was found; looked at:{}", listed(.candidates))]
+    /// No library was found.
+    #[error("no usable ONNX Runtime library was found; searched:{}", listed(.candidates))]
     LibraryMissing {
-        /// Every place that was looked at.
+        /// All files and folders that were searched.
         candidates: Vec<Candidate>,
     },
-    /// What was found is not an ONNX Runtime, or one that is too old.
+    /// The library that was found is not ONNX Runtime, or is too old.
     #[error("{} cannot be used as the ONNX Runtime library: {reason}", .path.display())]
     LibraryRefused {
-        /// The file, or the folder in which there is none.
+        /// The file, or the folder that contains none.
         path: PathBuf,
         /// Why it cannot be used.
         reason: String,
     },
-    /// A second library was asked for.
+    /// A second library was requested.
     #[error("this process already uses {}, it cannot also use {}", .open.display(), .wanted.display())]
     AlreadyOpen {
         /// The library in use.
         open: PathBuf,
-        /// The library that was asked for.
+        /// The requested library.
         wanted: PathBuf,
     },
-    /// The library was built without what a training session needs.
+    /// The library was built without the training API.
     #[cfg(feature = "ort-training")]
     #[error("{} has no training API", .path.display())]
     NoTraining {
         /// The library in use.
         path: PathBuf,
     },
-    /// The library does not make a session from the model.
+    /// The library can't create a session from the model.
     #[error("ONNX Runtime does not load the model: {message}")]
     ModelRejected {
-        /// The library's own words.
+        /// The message of the library.
         message: String,
     },
-    /// The file system refused what was needed to give the model to the library.
+    /// A file or folder needed for passing the model to the library could not be created.
     #[error("cannot prepare the model in {}: {source}", .folder.display())]
     Folder {
-        /// The folder in question.
+        /// The folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// An input or output is not a tensor of a supported element type.
-    #[error("{name:?} is {found}, which is not supported")]
+    #[error("input or output {name:?} is {found}, which is not supported")]
     UnsupportedType {
         /// The name of the input or output.
         name: String,
@@ -78,11 +78,11 @@ pub enum RuntimeError {
         found: String,
     },
     /// The model has no input of this name.
-    #[error("the model has no input {name:?}; it has {}", .inputs.join(", "))]
+    #[error("the model has no input {name:?}; its inputs are {}", .inputs.join(", "))]
     UnknownInput {
-        /// The name that was given.
+        /// The given name.
         name: String,
-        /// The names that there are.
+        /// The names of the model's inputs.
         inputs: Vec<String>,
     },
     /// An input was not given.
@@ -91,7 +91,7 @@ pub enum RuntimeError {
         /// The name of the input.
         name: String,
     },
-    /// An input was given with another element type than the model declares.
+    /// An input has another element type than the model declares.
     #[error("input {name:?} must be {expected}, found {found}")]
     InputType {
         /// The name of the input.
@@ -101,7 +101,7 @@ pub enum RuntimeError {
         /// The element type of the array.
         found: ElementType,
     },
-    /// An input was given with another shape than the model declares.
+    /// An input has another shape than the model declares.
     #[error("input {name:?} must be {expected}, found {found:?}")]
     InputShape {
         /// The name of the input.
@@ -114,29 +114,29 @@ pub enum RuntimeError {
     /// The device can't be used at all.
     #[error("device {device} cannot be used: {reason}")]
     DeviceUnavailable {
-        /// The device that was asked for.
+        /// The requested device.
         device: Device,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The device runs only a part of the model, or none.
-    #[error("device {device} does not run all of the model: {found}")]
+    #[error("device {device} does not run the whole model: {found}")]
     FellBack {
-        /// The device that was asked for.
+        /// The requested device.
         device: Device,
-        /// Which nodes run elsewhere.
+        /// The nodes that run elsewhere.
         found: String,
     },
     /// A run failed.
-    #[error("ONNX Runtime failed on the model: {message}")]
+    #[error("ONNX Runtime failed to run the model: {message}")]
     RunFailed {
-        /// The library's own words.
+        /// The message of the library.
         message: String,
     },
 }
 
 impl RuntimeError {
-    /// What the error is about.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> RuntimeErrorKind {
         match self {
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => {
@@ -154,25 +154,25 @@ impl RuntimeError {
         }
     }
 
-    /// What the user can do about it, for a line of its own.
+    /// Returns what the user can do about it, as one line.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } if places::has_own_packages() => Some(
-                "`pip install \"onnx-diffprune[cpu]\"` installs ONNX Runtime beside this package, [gpu] in place of [cpu] the one \
-                 for CUDA; or name the library with ORT_DYLIB_PATH",
+                "`pip install \"onnx-diffprune[cpu]\"` installs ONNX Runtime beside this package ([gpu] instead of \
+                 [cpu] for CUDA); or set ORT_DYLIB_PATH to the library",
             ),
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } => Some(
-                "`pip install onnxruntime` in a virtual environment `.venv` of the project, or name the library with \
-                 --onnxruntime or ORT_DYLIB_PATH",
+                "run `pip install onnxruntime` in a virtual environment `.venv` of the project, or pass the library \
+                 with --onnxruntime or ORT_DYLIB_PATH",
             ),
             Self::DeviceUnavailable { .. } => Some(
-                "`onnx-diffprune runtime` shows what each device lacks; --device cpu needs nothing, --allow-fallback lets \
-                 the CPU take over",
+                "`onnx-diffprune runtime` shows what each device lacks; --device cpu needs nothing, --allow-fallback \
+                 runs on the CPU instead",
             ),
-            Self::FellBack { .. } => Some("--allow-fallback lets the CPU run what the device does not"),
+            Self::FellBack { .. } => Some("--allow-fallback runs on the CPU what the device does not support"),
             #[cfg(feature = "ort-training")]
             Self::NoTraining { .. } => Some(
-                "name a build of ONNX Runtime 1.19 with training enabled (--enable_training_apis) with \
+                "pass a build of ONNX Runtime 1.19 with training enabled (--enable_training_apis) with \
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
             _ => None,
@@ -194,12 +194,12 @@ impl From<RuntimeError> for Error {
     }
 }
 
-/// The places as indented lines.
+/// Formats the candidates as indented lines.
 fn listed(candidates: &[Candidate]) -> String {
     candidates.iter().map(|candidate| format!("\n  {candidate}")).collect()
 }
 
-/// The library's message on one line.
+/// Returns the library's message on one line.
 pub(super) fn plain<R>(error: &ort::Error<R>) -> String {
     error.message().trim().replace('\n', " ")
 }

@@ -1,4 +1,4 @@
-//! Where a session runs, as against what was asked for.
+//! The device and providers that a session really uses, compared with the requested device.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,16 +17,16 @@ use crate::onnx::{
     ValueInfoProto, tensor_shape_proto, type_proto,
 };
 
-/// Where a session runs, as against what was asked for.
+/// The device and providers that a session really uses, compared with the requested device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {
-    /// The device that was asked for.
+    /// The requested device.
     pub requested: Device,
-    /// The device that is used; where it is not the one asked for, all nodes run on the CPU.
+    /// The device that is used. If it is not the requested one, all nodes run on the CPU.
     pub used: Device,
-    /// Why it is another one than asked for.
+    /// Why another device is used than the requested one. `None`: the requested one is used.
     pub reason: Option<String>,
-    /// Which provider runs which nodes; `None` if that was not recorded.
+    /// The providers and the nodes that they run. `None`: they were not recorded.
     pub placement: Option<Placement>,
 }
 
@@ -55,32 +55,32 @@ impl fmt::Display for Execution {
 pub struct DeviceStatus {
     /// The device.
     pub device: Device,
-    /// Why it can't be used; `None` if it can.
+    /// Why it can't be used. `None`: it can.
     pub refused: Option<String>,
     /// The libraries that were loaded for it.
     pub preloaded: Vec<PathBuf>,
 }
 
-/// An error if nodes that compute run elsewhere than on the device, or if that is not known.
+/// Returns an error if nodes that compute run elsewhere than on the device, or if that is not known.
 pub(super) fn verdict(device: Device, placement: Option<&Placement>) -> Result<(), RuntimeError> {
     let fell_back = |found: String| Err(RuntimeError::FellBack { device, found });
     if device == Device::Cpu {
         return Ok(());
     }
     let Some(placement) = placement else {
-        return fell_back("this version of ONNX Runtime does not say where nodes run".to_owned());
+        return fell_back("this version of ONNX Runtime does not report where nodes run".to_owned());
     };
     let fallen = placement.fallen_back(device);
     if !fallen.is_empty() {
-        return fell_back(format!("on the CPU run {} [{placement}]", counted(&fallen)));
+        return fell_back(format!("the CPU runs {} [{placement}]", counted(&fallen)));
     }
     if !placement.uses(device) {
-        return fell_back(format!("nothing runs on it [{placement}]"));
+        return fell_back(format!("it runs no node [{placement}]"));
     }
     Ok(())
 }
 
-/// Tries the device on a model of one node.
+/// Tests the device on a model of one node.
 pub(super) fn status(runtime: &Runtime, device: Device) -> DeviceStatus {
     let tried = || -> Result<Vec<PathBuf>, RuntimeError> {
         let preloaded = provider::prepare(&runtime.library, device)?;
@@ -90,7 +90,10 @@ pub(super) fn status(runtime: &Runtime, device: Device) -> DeviceStatus {
         let outputs = session.run(&[("x".to_owned(), values)])?;
         match outputs.first().map(|(_, array)| &array.data) {
             Some(ArrayData::F32(found)) if *found == [2.0, 4.0, 6.0, 8.0] => Ok(preloaded),
-            other => Err(RuntimeError::RunFailed { message: format!("1, 2, 3, 4 doubled came out as {other:?}") }),
+            other => {
+                let message = format!("the convolution of the test, 1, 2, 3, 4 times 2, returned {other:?}");
+                Err(RuntimeError::RunFailed { message })
+            }
         }
     };
     let refused = match tried() {
@@ -101,7 +104,7 @@ pub(super) fn status(runtime: &Runtime, device: Device) -> DeviceStatus {
     DeviceStatus { device, refused: Some(refused), preloaded: Vec::new() }
 }
 
-/// `y = x * 2` for an image of 2 x 2, as a convolution: that is what needs most libraries (cuDNN).
+/// Returns a model of `y = x * 2` for an image of 2x2, as a convolution: this needs the most libraries (cuDNN).
 fn one_node() -> ModelProto {
     let value = |name: &str| {
         let dim = |size| tensor_shape_proto::Dimension {
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_says_what_was_asked_for_and_what_runs() {
+    fn a_report_names_the_requested_and_the_used_device() {
         let execution = Execution {
             requested: Device::Cuda(1),
             used: Device::Cpu,

@@ -1,4 +1,4 @@
-//! Measuring how long runs take.
+//! Measurement of the duration of runs.
 
 use std::time::Instant;
 
@@ -8,25 +8,25 @@ use super::error::RuntimeError;
 use super::session::{Prepared, Session};
 use crate::array::Array;
 
-/// How long the runs of a session took.
+/// The duration of the runs of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
     /// The median in milliseconds.
     pub median_ms: f64,
     /// The shortest run in milliseconds.
     pub min_ms: f64,
-    /// What nine of ten runs take at most, in milliseconds.
+    /// The 90th percentile in milliseconds: nine of ten runs take at most this long.
     pub p90_ms: f64,
-    /// The number of runs that were measured; fewer than asked for if the time was up.
+    /// The number of measured runs. It is lower than requested if the time limit was reached.
     pub run_count: usize,
 }
 
-/// Measures sessions against each other: they take turns, run by run, so that whatever else the machine does meets all
-/// of them alike.
+/// Measures sessions against each other. They take turns, run by run, so that other load on the machine affects all of
+/// them equally.
 ///
-/// `inputs` holds the inputs of each session. After `warmup` rounds up to `runs` rounds are measured (at least one);
-/// no further round begins once `max_seconds` have gone by since the first warm-up run. Only the run itself is timed, not
-/// the handling of inputs and outputs.
+/// `inputs` contains the inputs of each session. After `warmup` rounds, up to `runs` rounds are measured, at least one. No
+/// further round begins `max_seconds` after the first warm-up run. Only the run itself is timed, not the handling of
+/// inputs and outputs.
 pub fn interleaved_latency(
     sessions: &mut [&mut Session],
     inputs: &[&[(String, Array)]],
@@ -37,7 +37,7 @@ pub fn interleaved_latency(
     let prepared: Vec<Prepared<'_>> =
         sessions.iter().zip(inputs).map(|(session, inputs)| session.prepare(inputs)).collect::<Result<_, _>>()?;
     if prepared.len() != sessions.len() {
-        let message = format!("{} sessions to be measured, inputs for {}", sessions.len(), inputs.len());
+        let message = format!("expected inputs for the {} measured sessions, found {}", sessions.len(), inputs.len());
         return Err(RuntimeError::RunFailed { message });
     }
     let begin = Instant::now();
@@ -74,12 +74,12 @@ impl Session {
         max_seconds: f64,
     ) -> Result<Latency, RuntimeError> {
         let measured = interleaved_latency(&mut [self], &[inputs], runs, warmup, max_seconds)?;
-        // One session always gives one measurement.
+        // One session always has one measurement.
         Ok(measured.first().copied().unwrap_or_else(|| summary(Vec::new())))
     }
 }
 
-/// The median, the minimum and the 90th percentile (the nearest rank) of the times.
+/// Computes the median, the minimum and the 90th percentile (the nearest rank) of the times.
 fn summary(mut times: Vec<f64>) -> Latency {
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_or_between_two() {
+    fn the_median_is_the_middle_time_or_the_mean_of_two() {
         let expected = Latency { median_ms: 2.0, min_ms: 1.0, p90_ms: 3.0, run_count: 3 };
         assert_eq!(summary(vec![3.0, 1.0, 2.0]), expected);
         assert_eq!(summary((1..=20).map(f64::from).collect()).p90_ms, 18.0);

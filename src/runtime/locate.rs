@@ -1,4 +1,4 @@
-//! Deciding which ONNX Runtime library is used.
+//! The choice of the ONNX Runtime library.
 
 use std::env;
 use std::fmt;
@@ -19,16 +19,16 @@ pub struct LibraryFound {
     pub version: String,
 }
 
-/// A place in which a library may be.
+/// A file or folder that may be, or contain, a library.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// The file or folder that is looked at.
+    /// The file or folder that is searched.
     pub place: PathBuf,
-    /// Why it is looked at, in words.
+    /// Why it is searched, in words.
     pub how: &'static str,
-    /// The library file there, if there is one.
+    /// The library file there. `None`: there is none.
     pub library: Option<PathBuf>,
-    /// Why the library there cannot be used; only known of libraries that were tried.
+    /// Why the library there can't be used. `None`: it can, or it was not tested.
     pub refused: Option<String>,
 }
 
@@ -38,21 +38,21 @@ impl fmt::Display for Candidate {
         write!(f, "{} ({})", place.display(), self.how)?;
         match (&self.library, &self.refused) {
             (Some(_), Some(reason)) => write!(f, ": {reason}"),
-            (None, _) => write!(f, ": not there"),
+            (None, _) => write!(f, ": not found"),
             (Some(_), None) => Ok(()),
         }
     }
 }
 
-/// Words for the library that was named by an option.
+/// The text for a library that was given by an option.
 const NAMED: &str = "named by --onnxruntime";
-/// Words for the library that was named in the environment.
+/// The text for a library that was given in the environment.
 const IN_ENVIRONMENT: &str = "named by ORT_DYLIB_PATH";
 
-/// Every place that is considered, in the order of preference, with what is there. Nothing is loaded.
+/// Returns all candidates in the order of preference. Nothing is loaded.
 ///
-/// A library that is named, by `explicit` or else by `ORT_DYLIB_PATH`, is the only candidate: falling back on another
-/// one would hide a mistake in the name.
+/// A library that is given, by `explicit` or else by `ORT_DYLIB_PATH`, is the only candidate: falling back on another one
+/// would hide a mistake in the path.
 pub fn candidates(explicit: Option<&Path>) -> Vec<Candidate> {
     let environment = env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
     let named = match (explicit, &environment) {
@@ -69,8 +69,8 @@ pub fn candidates(explicit: Option<&Path>) -> Vec<Candidate> {
     }
 }
 
-/// The candidate for a path that the user gave: a file, a folder with the library, or the root of an environment or
-/// of an unpacked release, which have it further inside.
+/// Returns the candidate for a path that the user gave: a file, a folder with the library, or the root of an environment
+/// or of an unpacked release, which contain it in a subfolder.
 fn named_candidate(path: &Path, how: &'static str) -> Candidate {
     let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let library =
@@ -78,7 +78,7 @@ fn named_candidate(path: &Path, how: &'static str) -> Candidate {
     Candidate { place, how, library, refused: None }
 }
 
-/// The first candidate that is an ONNX Runtime of a sufficient version.
+/// Returns the first candidate that is an ONNX Runtime of a sufficient version.
 ///
 /// Each library is loaded to find that out. The order is: `explicit` (a file or a folder), `ORT_DYLIB_PATH`, beside the
 /// executable, the virtual environments `.venv*` of the current folder and those above it, the active Python
@@ -98,7 +98,7 @@ pub fn find_library(explicit: Option<&Path>) -> Result<LibraryFound, RuntimeErro
         }
     }
     match candidates.as_slice() {
-        // About a library that was named there is more to say than where it was looked for.
+        // For a library that was given, the error states what is wrong with it, not where it was searched.
         [candidate] if candidate.how == NAMED || candidate.how == IN_ENVIRONMENT => {
             let reason = candidate.refused.clone().unwrap_or_else(|| {
                 if candidate.place.is_dir() {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_may_be_named_by_its_root() {
+    fn an_environment_may_be_given_by_its_root() {
         let root = tempfile::tempdir().unwrap();
         let capi = root.path().join("lib/python3.12/site-packages/onnxruntime/capi");
         std::fs::create_dir_all(&capi).unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_is_wrong_and_what_to_do() {
+    fn errors_state_what_is_wrong_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let error = find_library(Some(&folder.path().join("absent.so"))).unwrap_err();
         assert!(error.to_string().contains("there is no such file (named by --onnxruntime)"), "{error}");
@@ -152,6 +152,6 @@ mod tests {
         let error = RuntimeError::LibraryMissing {
             candidates: vec![Candidate { place: "/a".into(), how: "system libraries", library: None, refused: None }],
         };
-        assert!(error.to_string().ends_with("looked at:\n  /a (system libraries): not there"), "{error}");
+        assert!(error.to_string().ends_with(":\n  /a (system libraries): not found"), "{error}");
     }
 }

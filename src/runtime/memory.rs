@@ -1,21 +1,21 @@
-//! How much memory the process can still get.
+//! The memory that the process can still allocate.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-/// Bytes of memory that the process can still get: what is free on the machine, within the limits of its control groups and
-/// of its address space. `None` where the system does not tell, as outside Linux.
+/// Returns the number of bytes that the process can still allocate: the free memory of the machine, within the limits of
+/// its control groups and of its address space. `None`: the system does not report it, as outside Linux.
 pub fn available_memory() -> Option<u64> {
     let bounds = [of_machine(), of_groups(), of_address_space()];
     bounds.into_iter().flatten().min()
 }
 
-/// Bytes of memory that `work` takes at its worst, beyond what the process holds before it; `None` where the system does not
-/// tell. Pages of files that are mapped count as long as they are in memory. Only one may be measured at a time, and what
-/// other threads take meanwhile counts too.
+/// Runs `work` and returns its peak memory in bytes, beyond what the process used before. `None`: the system does not
+/// report it. Mapped pages of files count while they are in memory. Only one measurement may run at a time, and memory
+/// that other threads allocate meanwhile counts too.
 pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
     super::release_free_memory();
-    // "5" sets the peak that the system notes to what the process holds now: proc_pid_clear_refs(5).
+    // "5" resets the recorded peak to the current memory of the process: proc_pid_clear_refs(5).
     let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
     let noted = |name: &str| field(&read_to_string("/proc/self/status").ok()?, name);
     let before = if is_reset { noted("VmRSS:") } else { None };
@@ -28,14 +28,14 @@ fn of_machine() -> Option<u64> {
     field(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
-/// The number of a line of `/proc`, whose sizes are in kibibytes.
+/// Returns the number of a line of `/proc` in bytes; the line has kibibytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
-/// What the limit of the address space (`ulimit -v`) leaves.
+/// Returns what the limit of the address space (`ulimit -v`) leaves.
 fn of_address_space() -> Option<u64> {
     let limits = read_to_string("/proc/self/limits").ok()?;
     let soft = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?.split_whitespace().next()?;
@@ -43,13 +43,13 @@ fn of_address_space() -> Option<u64> {
     Some(limit.saturating_sub(field(&read_to_string("/proc/self/status").ok()?, "VmSize:")?))
 }
 
-/// What the control group of the process and those around it leave.
+/// Returns what the control groups of the process leave.
 fn of_groups() -> Option<u64> {
     let groups = read_to_string("/proc/self/cgroup").ok()?;
     of_groups_in(Path::new("/sys/fs/cgroup"), &groups)
 }
 
-/// The same of the groups that `/proc/self/cgroup` names, in a file system that is mounted at `root`.
+/// As [`of_groups`], for the groups that `/proc/self/cgroup` names, in a file system mounted at `root`.
 fn of_groups_in(root: &Path, groups: &str) -> Option<u64> {
     let mut least: Option<u64> = None;
     for line in groups.lines() {
@@ -61,7 +61,7 @@ fn of_groups_in(root: &Path, groups: &str) -> Option<u64> {
             false if controllers.is_empty() => (root.to_owned(), ["memory.max", "memory.current"]),
             false => continue,
         };
-        // A limit holds for all groups below it. Inside a container the path may name what is not mounted there.
+        // A limit applies to all groups below it. In a container, the path may name a group that is not mounted there.
         let mut group: Option<PathBuf> = Some(root.join(path.trim_start_matches('/')));
         while let Some(folder) = group.filter(|folder| folder.starts_with(&root)) {
             least = left_of(&folder, names).into_iter().chain(least).min();
@@ -71,7 +71,7 @@ fn of_groups_in(root: &Path, groups: &str) -> Option<u64> {
     least
 }
 
-/// What a control group leaves: its limit less what it uses, without the file pages that it can drop.
+/// Returns what a control group leaves: its limit minus its usage, without the file pages that it can drop.
 fn left_of(folder: &Path, [limit, usage]: [&str; 2]) -> Option<u64> {
     let number = |name: &str| read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let (limit, usage) = (number(limit)?, number(usage)?);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts_without_pages_that_can_be_dropped() {
+    fn the_lowest_group_limit_counts_without_droppable_pages() {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("a/b");
         let statistics = "anon 50\ninactive_file 20\nactive_file 10\n";
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_the_first_version_count_too() {
+    fn groups_of_version_1_count_too() {
         let root = tempfile::tempdir().unwrap();
         let files = [("memory.limit_in_bytes", "1000\n"), ("memory.usage_in_bytes", "900\n")];
         write(&root.path().join("memory/job"), &files);

@@ -1,9 +1,9 @@
-//! Which execution provider runs which nodes.
+//! The execution providers and the nodes that they run.
 //!
-//! ONNX Runtime decides this while it makes a session and says so in its log at the level "verbose"
-//! (`VerifyEachNodeIsAssignedToAnEp`); an interface for it exists since version 1.24 only. The session option
-//! `session.disable_cpu_ep_fallback` would make any node on the CPU an error, also the arithmetic on shapes that
-//! ONNX Runtime itself puts there to spare copies, so it is not used.
+//! ONNX Runtime assigns nodes while it creates a session and logs this at the level "verbose"
+//! (`VerifyEachNodeIsAssignedToAnEp`); an interface for it exists only since version 1.24. The session option
+//! `session.disable_cpu_ep_fallback` is not used: it would make any node on the CPU an error, also the arithmetic on shapes
+//! that ONNX Runtime itself puts there to avoid copies.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use super::device::{CPU_PROVIDER, Device};
 
-/// The nodes of a session by execution provider, after the library's optimisations: several nodes of the file may run as
-/// one, a part of the graph that TensorRT takes counts as one.
+/// The nodes of a session by execution provider, after the library's optimisations. Several nodes of the file may run as
+/// one, and a part of the graph that TensorRT runs counts as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Placement {
-    /// By provider, in the order of the library.
+    /// The nodes by provider, in the order of the library.
     pub providers: Vec<ProviderNodes>,
 }
 
@@ -28,13 +28,13 @@ pub struct ProviderNodes {
     pub provider: String,
     /// The number of nodes.
     pub nodes: usize,
-    /// How many of them there are of each operator type; empty where one provider runs all nodes, for which the library
-    /// gives the number alone.
+    /// The number of nodes by operator type. Empty if one provider runs all nodes: the library then only reports their
+    /// number.
     pub operators: BTreeMap<String, usize>,
 }
 
-/// Operators that compute shapes from shapes. ONNX Runtime keeps them on the CPU where their inputs are there. All
-/// of them exist for floating point numbers on CUDA, so one that works on activations is not among those left behind.
+/// Operators that compute shapes from shapes. ONNX Runtime keeps them on the CPU if their inputs are there. On CUDA, all
+/// of them have kernels for floating point numbers, so nodes on activations do not fall back.
 const SHAPE_ARITHMETIC: [&str; 41] = [
     "Abs",
     "Add",
@@ -78,17 +78,17 @@ const SHAPE_ARITHMETIC: [&str; 41] = [
     "Sub",
     "Unsqueeze",
 ];
-/// Further ones, which also choose.
+/// Further operators on shapes, which also select elements.
 const SHAPE_CHOICES: [&str; 2] = ["Tile", "Where"];
 
 impl Placement {
-    /// The number of nodes that a provider runs.
+    /// Returns the number of nodes that a provider runs.
     pub fn nodes_on(&self, provider: &str) -> usize {
         self.providers.iter().filter(|on| on.provider == provider).map(|on| on.nodes).sum()
     }
 
-    /// Operator types and numbers of the nodes that run on the CPU although another device was wanted, without
-    /// arithmetic on shapes. The type is `(all)` where nothing runs on the device.
+    /// Returns the operator types and numbers of the nodes that run on the CPU although another device was requested,
+    /// without arithmetic on shapes. The type is `(all)` if nothing runs on the device.
     pub fn fallen_back(&self, device: Device) -> BTreeMap<String, usize> {
         let mut fallen = BTreeMap::new();
         if device == Device::Cpu {
@@ -104,7 +104,7 @@ impl Placement {
         fallen
     }
 
-    /// Whether at least one node runs on the provider that the device stands for.
+    /// Whether at least one node runs on the provider of the device.
     pub fn uses(&self, device: Device) -> bool {
         device.providers().first().is_some_and(|provider| self.nodes_on(provider) > 0)
     }
@@ -127,37 +127,37 @@ impl fmt::Display for Placement {
     }
 }
 
-/// `3 Conv, 1 Resize`.
+/// Formats numbers of operators as `3 Conv, 1 Resize`.
 pub(super) fn counted(operators: &BTreeMap<String, usize>) -> String {
     let texts: Vec<String> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();
     texts.join(", ")
 }
 
-/// Takes the lines about placement out of the log of a session in the making.
+/// Reads the placement of nodes from the log while a session is created.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PlacementLog(Arc<Mutex<Option<Reader>>>);
 
 #[derive(Debug, Default)]
 struct Reader {
     placement: Placement,
-    /// Lines with single nodes that are still to come for the last provider.
+    /// Number of lines with single nodes still to be read for the last provider.
     expected: usize,
 }
 
 impl PlacementLog {
-    /// A log that listens.
+    /// Returns a log that reads messages.
     pub(super) fn listening() -> Self {
         Self(Arc::new(Mutex::new(Some(Reader::default()))))
     }
 
-    /// Takes note of a message.
+    /// Reads a message.
     pub(super) fn read(&self, message: &str) {
         if let Some(reader) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             reader.read(message);
         }
     }
 
-    /// What was found; later messages are ignored. `None` if the library said nothing.
+    /// Returns the placement; later messages are ignored. `None`: the library has logged nothing.
     pub(super) fn finish(&self) -> Option<Placement> {
         let reader = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         (!reader.placement.providers.is_empty()).then_some(reader.placement)
@@ -175,7 +175,7 @@ impl Reader {
                 && let Some(node) = line.strip_prefix("  ")
                 && let Some(on) = self.placement.providers.last_mut()
             {
-                // `Conv (name)`; parts of the graph that a provider compiled have a name of their own and no type.
+                // `Conv (name)`. Parts of the graph that a provider compiled have a name and no type.
                 let operator = node.trim().split(" (").next().unwrap_or_default();
                 *on.operators.entry(operator.to_owned()).or_default() += 1;
                 self.expected -= 1;
@@ -184,8 +184,8 @@ impl Reader {
     }
 }
 
-/// Reads ` Node(s) placed on [P]. Number of nodes: 3` or ` All nodes placed on [P]. Number of nodes: 3`: the provider,
-/// the number, and whether the nodes follow one by one.
+/// Parses ` Node(s) placed on [P]. Number of nodes: 3` or ` All nodes placed on [P]. Number of nodes: 3`. Returns the
+/// provider, the number, and whether the nodes follow one by one.
 fn header(line: &str) -> Option<(&str, usize, bool)> {
     let line = line.trim();
     let are_listed = line.starts_with("Node(s) placed on [");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_on_the_cpu_are_no_fallback() {
+    fn shape_arithmetic_on_the_cpu_is_not_a_fallback() {
         let placement = read(&[
             "Saving initialized tensors",
             "Node placements",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn work_on_the_cpu_is_a_fallback() {
+    fn computation_on_the_cpu_is_a_fallback() {
         let placement = read(&[
             " Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 2",
             "  Conv (a)",

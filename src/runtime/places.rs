@@ -1,32 +1,32 @@
-//! The folders in which an ONNX Runtime library may lie, and telling its file by the name.
+//! The folders that may contain an ONNX Runtime library, and the names of its file.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The packages of the Python that this process runs in, where it does.
+/// The folder of packages of the Python that this process runs in, if it does.
 static OWN_PACKAGES: OnceLock<PathBuf> = OnceLock::new();
 
-/// Says that this process runs in Python, whose packages lie in this folder; the first call counts.
+/// Sets the folder of the Python packages, if this process runs in Python; only the first call has an effect.
 pub(super) fn set_own_packages(folder: PathBuf) {
     let _ = OWN_PACKAGES.set(folder);
 }
 
-/// Whether this process runs in Python, from whose packages it was installed.
+/// Whether this process runs in Python, as a part of an installed package.
 pub(super) fn has_own_packages() -> bool {
     OWN_PACKAGES.get().is_some()
 }
 
-/// A folder to look into.
+/// A folder to search.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
     /// The folder.
     pub(super) folder: PathBuf,
-    /// Why it is looked at, in words.
+    /// Why it is searched, in words.
     pub(super) how: &'static str,
 }
 
-/// The folders that are searched when no library is named, most specific first. Some of them may not exist.
+/// Returns the folders that are searched if no library is given, the most specific ones first. Some may not exist.
 pub(super) fn searched() -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     let mut add = |how: &'static str, folders: Vec<PathBuf>| {
@@ -55,7 +55,7 @@ pub(super) fn searched() -> Vec<Place> {
     ] {
         if let Some(prefix) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) {
             let mut folders = packages_or_pattern(&prefix);
-            // Conda's own package of the library puts it with the other libraries.
+            // Conda's package of the library installs it with the other libraries.
             folders.push(prefix.join("lib"));
             add(how, folders);
         }
@@ -68,18 +68,18 @@ pub(super) fn searched() -> Vec<Place> {
     places
 }
 
-/// Where `onnxruntime` lies in the virtual environments (`.venv*`) directly in this folder.
+/// Returns the folders of `onnxruntime` in the virtual environments (`.venv*`) directly in this folder.
 fn project_packages(folder: &Path) -> Vec<PathBuf> {
     let environments = sorted_entries(folder).into_iter().filter(|entry| is_virtual_environment(entry));
     environments.flat_map(|environment| packages(&environment)).collect()
 }
 
-/// Whether this is a folder named `.venv*`.
+/// Whether this is a folder whose name begins with `.venv`.
 fn is_virtual_environment(entry: &Path) -> bool {
     entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".venv")) && entry.is_dir()
 }
 
-/// Where `onnxruntime` lies in a Python installation with this prefix, for each of its Python versions.
+/// Returns the folders of `onnxruntime` in a Python installation with this prefix, for each of its Python versions.
 fn packages(prefix: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         site_packages_of(prefix).into_iter().map(|folder| folder.join("onnxruntime").join("capi")).collect();
@@ -87,7 +87,7 @@ fn packages(prefix: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// The folders of installed packages in a Python installation with this prefix, for each of its Python versions.
+/// Returns the folders of installed packages in a Python installation with this prefix, for each of its Python versions.
 fn site_packages_of(prefix: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for library in ["lib", "lib64"] {
@@ -98,17 +98,17 @@ fn site_packages_of(prefix: &Path) -> Vec<PathBuf> {
             folders.extend(["site-packages", "dist-packages"].map(|packages| version.join(packages)));
         }
     }
-    // The layout on Windows, where folders do not carry the Python version.
+    // The layout on Windows, where folder names have no Python version.
     folders.push(prefix.join("Lib").join("site-packages"));
     folders.retain(|folder| folder.is_dir());
     folders
 }
 
-/// The folders in which CUDA's libraries lie, those that belong to ONNX Runtime's library `runtime` first: the packages
-/// of its Python environment, of the environments that are searched for ONNX Runtime itself, and CUDA's own folders.
+/// Returns the folders with CUDA's libraries, those for ONNX Runtime's library `runtime` first: the packages of its
+/// Python environment, those of the environments that are searched for ONNX Runtime itself, and CUDA's own folders.
 pub(super) fn cuda_folders(runtime: &Path) -> Vec<PathBuf> {
     let mut sites = Vec::new();
-    // `onnxruntime/capi/libonnxruntime.so` lies three levels below the folder of packages.
+    // `onnxruntime/capi/libonnxruntime.so` is three levels below the folder of packages.
     sites.extend(runtime.ancestors().nth(3).map(Path::to_owned));
     let mut prefixes = Vec::new();
     if let Ok(current) = env::current_dir() {
@@ -135,8 +135,8 @@ pub(super) fn cuda_folders(runtime: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// Where the packages of CUDA, cuDNN and TensorRT among these Python packages have their libraries: `nvidia/cudnn/lib`,
-/// `nvidia/cu13/lib` and the like, and `tensorrt_libs`.
+/// Returns the library folders of the packages of CUDA, cuDNN and TensorRT in a folder of Python packages:
+/// `nvidia/cudnn/lib`, `nvidia/cu13/lib` and similar ones, and `tensorrt_libs`.
 fn wheel_folders(site: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         sorted_entries(&site.join("nvidia")).into_iter().map(|package| package.join("lib")).collect();
@@ -145,21 +145,21 @@ fn wheel_folders(site: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// As [`packages`], or if there are none the pattern of the folder that was looked for, so that an error can show it.
+/// As [`packages`]. If there are none, returns the pattern of the searched folder, so that an error can show it.
 fn packages_or_pattern(prefix: &Path) -> Vec<PathBuf> {
     let folders = packages(prefix);
     if folders.is_empty() { vec![prefix.join("lib/python3*/site-packages/onnxruntime/capi")] } else { folders }
 }
 
-/// The folders in which the library is when the user names this folder: itself, the `lib` of an unpacked release, or
-/// the packages of a Python environment.
+/// Returns the folders that may contain the library if the user gives this folder: itself, the `lib` of an unpacked
+/// release, and the packages of a Python environment.
 pub(super) fn inside(folder: &Path) -> Vec<PathBuf> {
     let mut folders = vec![folder.to_owned(), folder.join("lib"), folder.join("capi"), folder.join("onnxruntime/capi")];
     folders.extend(packages(folder));
     folders
 }
 
-/// The prefixes of the Python installations on the PATH. Links are followed to where the packages are.
+/// Returns the prefixes of the Python installations on the PATH. Links are followed to the packages.
 fn on_the_path() -> Vec<PathBuf> {
     let mut prefixes = Vec::new();
     let path = env::var_os("PATH").unwrap_or_default();
@@ -171,7 +171,7 @@ fn on_the_path() -> Vec<PathBuf> {
             }
             for file in [Some(file.clone()), file.canonicalize().ok()].into_iter().flatten() {
                 let bin = file.parent();
-                // On Windows the interpreter lies in the prefix itself.
+                // On Windows the interpreter is in the prefix itself.
                 prefixes.extend(bin.and_then(Path::parent).map(Path::to_owned));
                 if cfg!(windows) {
                     prefixes.extend(bin.map(Path::to_owned));
@@ -182,7 +182,7 @@ fn on_the_path() -> Vec<PathBuf> {
     prefixes
 }
 
-/// The folders in which the dynamic loader would look.
+/// Returns the folders that the dynamic loader would search.
 fn system_folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     let variables: &[&str] = if cfg!(windows) {
@@ -205,12 +205,12 @@ fn system_folders() -> Vec<PathBuf> {
         let usual = ["/usr/local/lib", "/usr/local/lib64", "/opt/homebrew/lib", "/usr/lib", "/usr/lib64", "/lib"];
         folders.extend(usual.iter().map(PathBuf::from));
     }
-    // An empty entry or a relative one means the current folder to the loader, which is not a place to load code from.
+    // To the loader, an empty or relative entry means the current folder. No code is loaded from there.
     folders.retain(|folder| folder.is_absolute() && folder.is_dir());
     folders
 }
 
-/// The library file in a folder; the one of the highest version, if there are several.
+/// Returns the library file in a folder; of several, that of the highest version.
 pub(super) fn library_in(folder: &Path) -> Option<PathBuf> {
     let entries = sorted_entries(folder).into_iter().filter_map(|entry| {
         let version = library_version(&entry.file_name()?.to_string_lossy())?;
@@ -219,13 +219,13 @@ pub(super) fn library_in(folder: &Path) -> Option<PathBuf> {
     entries.max_by(|(left, _), (right, _)| left.cmp(right)).map(|(_, entry)| entry)
 }
 
-/// The version in the name of a file if it is the library's name; empty for a name without one.
+/// Returns the version in a file name if it is the library's name; empty for a name without a version.
 fn library_version(name: &str) -> Option<Vec<u32>> {
     let numbers = |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
     if matches!(name, "onnxruntime.dll" | "libonnxruntime.so" | "libonnxruntime.dylib") {
         return Some(Vec::new());
     }
-    // Other files that begin alike are the libraries of execution providers and debugging symbols.
+    // Other files with similar names are the libraries of execution providers and debugging symbols.
     let rest = name.strip_prefix("libonnxruntime.")?;
     match (rest.strip_prefix("so."), rest.strip_suffix(".dylib")) {
         (Some(version), _) | (None, Some(version)) => numbers(version),
@@ -233,7 +233,7 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
     }
 }
 
-/// What is in a folder, by name; nothing if it cannot be read.
+/// Returns the entries of a folder, sorted by name; none if it can't be read.
 pub(super) fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_library_itself_is_taken() {
+    fn only_the_library_itself_is_accepted() {
         assert_eq!(library_version("libonnxruntime.so.1.31.1"), Some(vec![1, 31, 1]));
         assert_eq!(library_version("libonnxruntime.1.22.0.dylib"), Some(vec![1, 22, 0]));
         assert_eq!(library_version("libonnxruntime.so"), Some(vec![]));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_version_wins_as_a_number() {
+    fn versions_are_compared_as_numbers() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so"] {
             std::fs::write(folder.path().join(name), "").unwrap();
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_of_cuda_are_looked_for_in_the_wheels_beside_the_runtime() {
+    fn libraries_of_cuda_are_searched_in_the_wheels_beside_the_runtime() {
         let root = tempfile::tempdir().unwrap();
         let site = root.path().join("lib/python3.11/site-packages");
         let expected = ["nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs"].map(|folder| site.join(folder));

@@ -1,8 +1,8 @@
 //! Loading the libraries that an execution provider needs before ONNX Runtime loads the provider.
 //!
-//! CUDA, cuDNN and TensorRT installed as Python packages lie in folders that the dynamic loader does not search. A
-//! library that is already loaded is found by its name, wherever it came from. What a provider needs stands in its file
-//! ([`super::elf`]), so any version of CUDA is served, and what is missing can be named.
+//! If CUDA, cuDNN and TensorRT are installed as Python packages, the dynamic loader does not search their folders.
+//! The loader finds a library that is already loaded by its name, wherever it came from. The needs of a provider are
+//! listed in its file ([`super::elf`]), so any version of CUDA works, and missing libraries can be named.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use super::elf;
 use super::places::sorted_entries;
 
-/// Loads what `library` needs, directly and indirectly, dependencies first and visible to all (`RTLD_GLOBAL`); `library`
-/// itself is left to its owner. Libraries are taken from `folders`, else from where the system's loader finds them.
-/// Returns the files that were taken from `folders`.
+/// Loads the libraries that `library` needs, directly and indirectly, dependencies first and visible to all
+/// (`RTLD_GLOBAL`); `library` itself is not loaded. Libraries are loaded from `folders`, or else from where the system's
+/// loader finds them. Returns the files that were loaded from `folders`.
 ///
 /// # Errors
-/// A library that is nowhere or can't be loaded, named together with what needs it.
+/// A library is not found or can't be loaded; the error names it and the library that needs it.
 pub(super) fn preload_needs_of(library: &Path, folders: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     let mut loader = Loader { folders, seen: BTreeSet::new(), loaded: Vec::new() };
     loader.load_needs_of(library)?;
@@ -23,13 +23,13 @@ pub(super) fn preload_needs_of(library: &Path, folders: &[PathBuf]) -> Result<Ve
     Ok(loader.loaded)
 }
 
-/// Libraries that newer providers open when a node first needs them, so that their files do not declare them: what
-/// `onnxruntime.preload_dlls()` of the Python package loads beyond the declared ones.
+/// Libraries that newer providers open when a node first needs them, so that their files do not declare them. These are
+/// what `onnxruntime.preload_dlls()` of the Python package loads besides the declared ones.
 const OPENED_LATE: [&str; 3] = ["libcudnn", "libcufft", "libnvrtc"];
 
 struct Loader<'a> {
     folders: &'a [PathBuf],
-    /// Names that were dealt with.
+    /// Names of libraries that were handled.
     seen: BTreeSet<String>,
     loaded: Vec<PathBuf>,
 }
@@ -43,7 +43,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Loads the library of this name and all that it needs.
+    /// Loads the library of this name and everything that it needs.
     fn load(&mut self, name: &str, needed_by: &str) -> Result<(), String> {
         // ONNX Runtime loads its own libraries.
         if name.starts_with("libonnxruntime") || !self.seen.insert(name.to_owned()) {
@@ -61,20 +61,20 @@ impl Loader<'_> {
     }
 
     /// Loads the parts that a library opens itself when it needs them, such as `libcudnn_cnn.so.9` of `libcudnn.so.9` and
-    /// `libnvrtc-builtins.so.13.0` of `libnvrtc.so.13`: not declared in the file, so a failure is left to the library.
+    /// `libnvrtc-builtins.so.13.0` of `libnvrtc.so.13`. Its file does not declare them; a failure is left to the library.
     fn load_companions(&mut self, path: &Path, name: &str) {
         let (Some(folder), Some(stem)) = (path.parent(), name.split(".so").next()) else { return };
         for companion in sorted_entries(folder) {
             let name = file_name(&companion);
             let is_part = name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(['_', '-']));
             if is_part && name.contains(".so.") && companion.is_file() {
-                // The result is not used: see above.
+                // A failure is ignored: see above.
                 let _ = self.load(&name, stem);
             }
         }
     }
 
-    /// Loads what may be opened later, as far as it is there: whether it is needed depends on the model.
+    /// Loads the libraries that may be opened later, if they exist: whether they are needed depends on the model.
     fn load_opened_late(&mut self) {
         for folder in self.folders {
             for name in sorted_entries(folder).iter().map(|file| file_name(file)) {
@@ -83,7 +83,7 @@ impl Loader<'_> {
                     version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit()))
                 };
                 if OPENED_LATE.iter().any(|family| is_versioned(family)) {
-                    // The result is not used: see above.
+                    // A failure is ignored: see above.
                     let _ = self.load(&name, "the provider");
                 }
             }
@@ -104,17 +104,17 @@ impl Loader<'_> {
             [] => "no folders of Python packages with CUDA were found".to_owned(),
             folders => {
                 let folders: BTreeSet<String> = folders.iter().map(|folder| summary(folder)).collect();
-                format!("looked in {}", folders.into_iter().collect::<Vec<_>>().join(", "))
+                format!("searched {}", folders.into_iter().collect::<Vec<_>>().join(", "))
             }
         };
         format!(
-            "{name} (needed by {needed_by}) is missing: {reason}; {looked}, and the system's folders; `pip install \
-             '{package}'` in the environment of ONNX Runtime installs it"
+            "{name} (needed by {needed_by}) is missing: {reason}; {looked}, and the system's folders; run `pip install \
+             '{package}'` in the environment of ONNX Runtime"
         )
     }
 }
 
-/// The folder, or for one of the many packages of CUDA the pattern of all of them.
+/// Returns the folder as text, or for one of the many packages of CUDA the pattern of all of them.
 fn summary(folder: &Path) -> String {
     match folder.parent().and_then(Path::parent) {
         Some(packages) if packages.file_name().is_some_and(|name| name == "nvidia") => {
@@ -124,7 +124,7 @@ fn summary(folder: &Path) -> String {
     }
 }
 
-/// What the loader says; the error itself only says that it failed.
+/// Returns the loader's message. The error itself only states that loading failed.
 pub(super) fn loader_message(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -133,7 +133,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-/// Loads a library for the whole process, for good.
+/// Loads a library for the whole process; it is never unloaded.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
 fn open_global(path: &Path) -> Result<(), String> {
@@ -156,13 +156,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_program_needs_is_there() {
+    fn needs_of_this_program_are_found() {
         let program = std::env::current_exe().unwrap();
         assert_eq!(preload_needs_of(&program, &[]), Ok(Vec::new()));
     }
 
     #[test]
-    fn a_missing_library_is_named_with_what_needs_it() {
+    fn a_missing_library_is_named_with_the_library_that_needs_it() {
         let folders = [PathBuf::from("/nonexistent/nvidia/cublas/lib")];
         let mut loader = Loader { folders: &folders, seen: BTreeSet::new(), loaded: Vec::new() };
         let error = loader.load("libcublasLt_not_there.so.12", "libonnxruntime_providers_cuda.so").unwrap_err();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_library_is_named() {
+    fn a_file_that_is_not_a_library_is_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("libcudart_broken.so.13"), "text").unwrap();
         let folders = [folder.path().to_owned()];

@@ -1,4 +1,4 @@
-//! Checking that a file is an ONNX Runtime of a version that `ort` can use, before `ort` sees it.
+//! Checks that a file is an ONNX Runtime of a version that `ort` can use, before `ort` loads it.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::path::Path;
 use super::error::RuntimeError;
 use super::preload::loader_message;
 
-/// The oldest minor version of ONNX Runtime 1 that can be used.
+/// The oldest supported minor version of ONNX Runtime 1.
 pub const MINIMUM_VERSION: u32 = ort::sys::ORT_API_VERSION;
 
-/// Loads the library and returns the version that it reports, or says why it cannot be used.
+/// Loads the library and returns the version that it reports, or an error with the reason why it can't be used.
 ///
-/// The file must exist and be given by an absolute path, so that the loader does not search for it.
+/// The file must exist. It is loaded by its absolute path, so that the loader does not search for it.
 pub fn probe(path: &Path) -> Result<String, RuntimeError> {
     let refused = |reason: String| RuntimeError::LibraryRefused { path: path.to_owned(), reason };
     if !path.is_file() {
@@ -21,7 +21,7 @@ pub fn probe(path: &Path) -> Result<String, RuntimeError> {
     read_version(&path).map_err(refused)
 }
 
-/// The version of the library if it offers the API that is needed.
+/// Returns the version of the library if it provides the required API.
 #[expect(unsafe_code, reason = "asking a C library for its version")]
 fn read_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The user named this file or a package manager put it where ONNX
@@ -31,10 +31,10 @@ fn read_version(path: &Path) -> Result<String, String> {
     // SAFETY: a symbol of this name has this type in every library that follows ONNX Runtime's C API, and nobody else
     // uses the name.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
-        .map_err(|_| "it is not an ONNX Runtime (no symbol OrtGetApiBase)".to_owned())?;
+        .map_err(|_| "it is not an ONNX Runtime library (no symbol OrtGetApiBase)".to_owned())?;
     // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
     let Some(base) = (unsafe { base().as_ref() }) else {
-        return Err("it offers no API".to_owned());
+        return Err("it provides no API".to_owned());
     };
     // SAFETY: the table's functions are valid as long as the library is loaded; the version is a static C string.
     let version = unsafe {
@@ -47,20 +47,20 @@ fn read_version(path: &Path) -> Result<String, String> {
     // The version is compared first, because the library prints to standard error when asked for an API that it lacks.
     let minor = minor_version(&version).ok_or_else(|| format!("it reports the version {version:?}"))?;
     if minor < MINIMUM_VERSION {
-        // Unloading a library that has started threads is not safe, so it stays.
+        // Unloading a library that has started threads is not safe, so it is kept.
         std::mem::forget(library);
-        return Err(format!("it is version {version}, at least 1.{MINIMUM_VERSION} is needed"));
+        return Err(format!("its version is {version}, but at least 1.{MINIMUM_VERSION} is required"));
     }
     // SAFETY: as above; the result is a pointer to a static table, or null.
     let missing = unsafe { (base.GetApi)(MINIMUM_VERSION).is_null() };
     std::mem::forget(library);
     if missing {
-        return Err(format!("version {version} does not offer the API of version 1.{MINIMUM_VERSION}"));
+        return Err(format!("version {version} does not provide the API of version 1.{MINIMUM_VERSION}"));
     }
     Ok(version)
 }
 
-/// What a library that is not in use has to offer: its version and the execution providers that it was built with.
+/// Returns the version of a library that is not in use, and the execution providers that it was built with.
 ///
 /// # Errors
 /// As [`probe`].
@@ -70,23 +70,23 @@ pub fn library_providers(path: &Path) -> Result<(String, Vec<String>), RuntimeEr
     Ok((version, providers_of(path).map_err(refused)?))
 }
 
-/// The providers of a library that [`probe`] has accepted.
+/// Returns the providers of a library that [`probe`] has accepted.
 #[expect(unsafe_code, reason = "asking a C library for its providers")]
 fn providers_of(path: &Path) -> Result<Vec<String>, String> {
-    // SAFETY: as in `read_version`, which has loaded it already.
+    // SAFETY: as in `read_version`, which has already loaded it.
     let library = unsafe { libloading::Library::new(path) }
         .map_err(|error| format!("it cannot be loaded: {}", loader_message(&error)))?;
     // SAFETY: as in `read_version`.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
         .map_err(|error| error.to_string())?;
-    // SAFETY: both calls return pointers to static tables, or null; the version was checked. The library stays loaded.
+    // SAFETY: both calls return pointers to static tables, or null; the version was checked. The library is not unloaded.
     let api = unsafe { base().as_ref().and_then(|base| (base.GetApi)(MINIMUM_VERSION).as_ref()) };
     let providers = api.map(providers_by);
     std::mem::forget(library);
-    providers.ok_or_else(|| "it offers no API".to_owned())
+    providers.ok_or_else(|| "it provides no API".to_owned())
 }
 
-/// The minor number of a version that begins with `1.`.
+/// Returns the minor number of a version that begins with `1.`.
 pub(super) fn minor_version(version: &str) -> Option<u32> {
     let mut parts = version.split('.');
     match (parts.next(), parts.next()) {
@@ -95,12 +95,12 @@ pub(super) fn minor_version(version: &str) -> Option<u32> {
     }
 }
 
-/// The names of the execution providers that the library loaded by `ort` was built with.
+/// Returns the names of the execution providers that the library loaded by `ort` was built with.
 pub(super) fn available_providers() -> Vec<String> {
     providers_by(ort::api())
 }
 
-/// The names of the execution providers by the API of a library.
+/// Returns the names of the execution providers that the API of a library reports.
 #[expect(unsafe_code, reason = "ort offers no list of the available providers")]
 fn providers_by(api: &ort::sys::OrtApi) -> Vec<String> {
     let mut names: *mut *mut c_char = std::ptr::null_mut();
@@ -108,7 +108,7 @@ fn providers_by(api: &ort::sys::OrtApi) -> Vec<String> {
     // SAFETY: both pointers are valid for writing.
     let status = unsafe { (api.GetAvailableProviders)(&mut names, &mut count) };
     if !status.0.is_null() {
-        // SAFETY: a status that is not null is released once, by the library that made it.
+        // SAFETY: a status that is not null is released once, by the library that created it.
         unsafe { (api.ReleaseStatus)(status.0) };
         return Vec::new();
     }
@@ -119,7 +119,7 @@ fn providers_by(api: &ort::sys::OrtApi) -> Vec<String> {
         // SAFETY: the library wrote `count` pointers to C strings, which live until they are released below.
         .map(|index| unsafe { CStr::from_ptr(*names.add(index)).to_string_lossy().into_owned() })
         .collect();
-    // SAFETY: these are the pointer and the count that the library gave. A failure to release is only a leak.
+    // SAFETY: these are the pointer and the count that the library returned. A failure to release is only a leak.
     let _ = unsafe { (api.ReleaseAvailableProviders)(names, count) };
     providers
 }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
+    fn versions_are_parsed() {
         assert_eq!(minor_version("1.31.1"), Some(31));
         assert_eq!(minor_version("1.17.0-dev"), Some(17));
         assert_eq!(minor_version("2.0"), None);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_library_is_refused() {
+    fn a_file_that_is_not_a_library_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libonnxruntime.so");
         assert!(probe(&path).unwrap_err().to_string().contains("no such file"));
@@ -147,7 +147,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn another_library_is_refused() {
+    fn another_library_is_rejected() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let Some(libc) =
             maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("libc"))
@@ -155,6 +155,6 @@ mod tests {
             eprintln!("skipped: statically linked");
             return;
         };
-        assert!(probe(Path::new(libc)).unwrap_err().to_string().contains("not an ONNX Runtime"));
+        assert!(probe(Path::new(libc)).unwrap_err().to_string().contains("OrtGetApiBase"));
     }
 }

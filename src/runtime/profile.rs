@@ -1,9 +1,9 @@
-//! How long the nodes of a session run, by the library's own notes.
+//! The time that the nodes of a session take, from the library's profile.
 //!
-//! The library writes a list of events in JSON: every run of the model (`cat` "Session", `name` "model_run") and every run of
-//! a node's kernel (`cat` "Node", a name that ends in "_kernel_time", the operator as `args.op_name`), each with its start
-//! `ts` and its duration `dur` in microseconds. Nodes are those that the library made of the file: fused ones, and
-//! changes of layout that are not in the file.
+//! The library writes a list of events in JSON: every run of the model (`cat` "Session", `name` "model_run") and every run
+//! of a node's kernel (`cat` "Node", a name that ends in "_kernel_time", the operator as `args.op_name`), each with its
+//! start `ts` and its duration `dur` in microseconds. The nodes are those of the optimised graph: fused ones, and changes
+//! of layout that are not in the file.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,22 @@ use super::session::{Session, SessionOptions, failed};
 use crate::array::Array;
 use crate::files::TemporaryFolder;
 
-/// How long the nodes of one operator run in one run of a session.
+/// The time that the nodes of one operator take in one run of a session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperatorTime {
-    /// The operator, as the library calls its kernel.
+    /// The operator, with the name of the library's kernel.
     pub operator: String,
-    /// The runs of its nodes in one run of the session; more than there are nodes where a loop repeats them.
+    /// The number of runs of its nodes in one run of the session. It exceeds the number of nodes if a loop repeats them.
     pub count: usize,
-    /// The median over the runs of the session of the time that all its nodes take, in milliseconds.
+    /// The time that all its nodes take, in milliseconds: the median over the runs of the session.
     pub median_ms: f64,
 }
 
-/// Runs a session with the library's notes on, and gives the times by operator, the longest first. The session is made by
-/// `open`, from options that it must pass on; notes take time, so that the times are for comparing with each other.
+/// Runs a session with profiling and returns the times by operator, the longest first. `open` creates the session from
+/// options that it must pass on. Profiling itself takes time, so the times are only for comparison with each other.
 ///
 /// # Errors
-/// What `open` says; a session that fails; notes that can't be read.
+/// `open` returns an error, the session fails, or the profile can't be read.
 pub fn operator_times<E: From<RuntimeError>>(
     options: &SessionOptions,
     open: impl FnOnce(&SessionOptions) -> Result<Session, E>,
@@ -39,8 +39,8 @@ pub fn operator_times<E: From<RuntimeError>>(
     times_by(options, open, inputs, extent, |event| &event.args.op_name)
 }
 
-/// As [`operator_times`], by the names of nodes, which stand in the place of operators: those that the library gives to the
-/// nodes it runs, of which most are the file's.
+/// As [`operator_times`], but by the names of nodes instead of operators. The names are those of the optimised graph,
+/// most of which are the file's.
 ///
 /// # Errors
 /// As [`operator_times`].
@@ -73,7 +73,7 @@ fn times_by<E: From<RuntimeError>>(
     Ok(times(&text, runs.max(1), key).map_err(fail)?)
 }
 
-/// What is read of an event.
+/// The fields of an event that are used.
 #[derive(Deserialize)]
 struct Event {
     #[serde(default)]
@@ -94,10 +94,10 @@ struct Arguments {
     op_name: String,
 }
 
-/// How the events of kernels end.
+/// The suffix of the names of kernel events.
 const KERNEL: &str = "_kernel_time";
 
-/// The times in the last `runs` runs of the model, by what `key` takes of an event.
+/// Computes the times in the last `runs` runs of the model, grouped by `key` of an event.
 fn times(text: &str, runs: usize, key: fn(&Event) -> &str) -> Result<Vec<OperatorTime>, String> {
     let events: Vec<Event> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut spans: Vec<(u64, u64)> = events
@@ -108,9 +108,9 @@ fn times(text: &str, runs: usize, key: fn(&Event) -> &str) -> Result<Vec<Operato
     spans.sort_unstable();
     let spans = spans.split_off(spans.len().saturating_sub(runs));
     if spans.is_empty() {
-        return Err("it tells of no run".to_owned());
+        return Err("it contains no run".to_owned());
     }
-    // Of every operator, the count and the microseconds in each run.
+    // For every operator, the count and the microseconds in each run.
     let mut by_operator: BTreeMap<&str, Vec<(usize, u64)>> = BTreeMap::new();
     for event in events.iter().filter(|event| event.cat == "Node" && event.name.ends_with(KERNEL)) {
         let run = spans.iter().position(|(start, end)| (*start..=*end).contains(&event.ts));
@@ -158,7 +158,7 @@ mod tests {
             count,
             median_ms,
         };
-        // The first run is not among the last three, of which the second is the median.
+        // The first run is not among the last three. The second of these is the median.
         let by_operator: fn(&Event) -> &str = |event| &event.args.op_name;
         assert_eq!(times(&text, 3, by_operator), Ok(vec![expected("Mul", 1, 0.3), expected("Conv", 2, 0.13)]));
         assert!(times("[]", 3, by_operator).is_err() && times("{", 3, by_operator).is_err());

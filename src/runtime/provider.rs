@@ -1,4 +1,4 @@
-//! Execution providers: whether one can be used, and registering it.
+//! Execution providers: checking whether one can be used, and registering it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ use super::places::cuda_folders;
 use super::preload::preload_needs_of;
 use super::probe::{available_providers, minor_version};
 
-/// The first version whose CUDA provider knows the option `use_tf32`.
+/// The first minor version whose CUDA provider has the option `use_tf32`.
 const TF32_OPTION_SINCE: u32 = 18;
 
-/// Options that the user gives to the provider of the device, by their names in ONNX Runtime.
+/// Options that the user sets for the provider of the device, by their names in ONNX Runtime.
 static GIVEN: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
-/// What became of preparing a provider, by its name: the libraries loaded for it, or why it can't be used.
+/// The results of preparing providers, by name: the libraries loaded for one, or the reason why it can't be used.
 static PREPARED: Mutex<BTreeMap<&'static str, Result<Vec<PathBuf>, String>>> = Mutex::new(BTreeMap::new());
 
-/// Gives options to the execution provider of every device but the CPU in all sessions made from now on; they come last, so
-/// that they overrule what the tool sets itself.
+/// Sets options of the execution provider of every device but the CPU, for all sessions created from now on. They are
+/// applied last and override those that the tool sets itself.
 pub(super) fn set_given(options: Vec<(String, String)>) {
     *GIVEN.lock().unwrap_or_else(PoisonError::into_inner) = options;
 }
 
-/// Checks that the library `library` can offer the device, and loads what its providers need. Returns the files that
-/// were loaded.
+/// Checks that the library `library` supports the device, and loads what its providers need. Returns the files that were
+/// loaded.
 ///
 /// # Errors
 /// [`RuntimeError::DeviceUnavailable`] with the reason.
@@ -37,7 +37,7 @@ pub(super) fn prepare(library: &Path, device: Device) -> Result<Vec<PathBuf>, Ru
     let mut loaded = Vec::new();
     for provider in device.providers().iter().filter(|provider| **provider != CPU_PROVIDER) {
         let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-        // There is one library in a process, so the answer does not change.
+        // A process has only one library, so the result does not change.
         let result = prepared.entry(*provider).or_insert_with(|| prepare_provider(library, provider));
         match result {
             Ok(files) => loaded.extend(files.iter().cloned()),
@@ -51,7 +51,7 @@ fn prepare_provider(library: &Path, provider: &str) -> Result<Vec<PathBuf>, Stri
     let available = available_providers();
     if !available.iter().any(|name| name == provider) {
         return Err(format!(
-            "{} was built without {provider}, it has {}; the Python package onnxruntime-gpu has it",
+            "{} was built without {provider}, only with {}; install the Python package onnxruntime-gpu, which has it",
             library.display(),
             available.join(", ")
         ));
@@ -62,13 +62,13 @@ fn prepare_provider(library: &Path, provider: &str) -> Result<Vec<PathBuf>, Stri
     let own = folder.join(library_name(short));
     for file in [&shared, &own] {
         if !file.is_file() {
-            return Err(format!("{provider} needs {}, which is not there", file.display()));
+            return Err(format!("{provider} needs {}, but there is no such file", file.display()));
         }
     }
     if cfg!(target_os = "linux") { preload_needs_of(&own, &cuda_folders(library)) } else { Ok(Vec::new()) }
 }
 
-/// The file name of a provider's library on this system.
+/// Returns the file name of a provider's library on this system.
 fn library_name(provider: &str) -> String {
     let (prefix, extension) = if cfg!(windows) {
         ("", "dll")
@@ -80,8 +80,8 @@ fn library_name(provider: &str) -> String {
     format!("{prefix}onnxruntime_providers_{provider}.{extension}")
 }
 
-/// Adds the providers of the device to a session in the making, with their own settings where the session is one `as_deployed`;
-/// an error if one can't be added.
+/// Adds the providers of the device to a session builder. They have their default settings if the session is one
+/// `as_deployed`.
 pub(super) fn register(
     builder: SessionBuilder,
     version: &str,
@@ -89,7 +89,7 @@ pub(super) fn register(
     as_deployed: bool,
 ) -> Result<SessionBuilder, RuntimeError> {
     let Some(index) = device.index() else { return Ok(builder) };
-    // Numbers are read as signed ones in the first place.
+    // Device numbers are parsed as signed numbers.
     let index = i32::try_from(index).unwrap_or(i32::MAX);
     let given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let is_tensorrt = matches!(device, Device::TensorRt(_));
@@ -115,10 +115,11 @@ fn with_options<P: ArbitrarilyConfigurableExecutionProvider>(provider: P, option
     options.iter().fold(provider, |provider, (name, value)| provider.with_arbitrary_config(name, value))
 }
 
-/// CUDA in float32 as the graph says: by default ONNX Runtime rounds factors to TensorFloat-32 (10 bits of mantissa). Without
-/// tensor cores its choice of convolutions takes some that want a workspace of many times their values (on an H100, 13.9 GB for
-/// one of an SD 1.5 U-Net cut at 0.5, of one sample); `DEFAULT` takes those that do without. Its memory grows by what is asked
-/// for: by default it doubles each time, and a training step would take up to twice what it needs.
+/// Configures CUDA for float32 arithmetic as in the graph: by default ONNX Runtime rounds factors to TensorFloat-32 (10
+/// bits of mantissa). Without tensor cores, its search for convolution algorithms chooses some with a workspace many times
+/// the size of their values (on an H100, 13.9 GB for one of an SD 1.5 U-Net cut at 0.5, of one sample); `DEFAULT` chooses
+/// algorithms without. The arena grows by what is requested: by default it doubles each time, and a training step would
+/// take up to twice what it needs.
 fn exact(cuda: CUDA, version: &str, given: &[(String, String)]) -> CUDA {
     let cuda = cuda.with_arbitrary_config("arena_extend_strategy", "kSameAsRequested");
     let rounds = given.iter().any(|(name, value)| name == "use_tf32" && value == "1");
@@ -135,7 +136,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn libraries_have_the_names_that_the_runtime_looks_for() {
+    fn libraries_have_the_names_that_the_runtime_searches() {
         assert_eq!(library_name("cuda"), "libonnxruntime_providers_cuda.so");
         assert_eq!(library_name("shared"), "libonnxruntime_providers_shared.so");
     }

@@ -1,7 +1,7 @@
-//! Random inputs for a model, drawn from what the graph declares of its inputs.
+//! Random inputs for a model, generated from the declarations of the graph's inputs.
 //!
-//! The values depend only on the seed and the input's name (and its type, shape and range), so that an input that is
-//! added, or a changed order, leaves the values of the others as they are.
+//! The values depend only on the seed and the input's name (and its type, shape and range). Adding an input, or changing
+//! the order, does not change the values of the others.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use sha2::{Digest, Sha256};
 use crate::array::{Array, ArrayData, ElementType, element_count};
 use crate::runtime::IoInfo;
 
-/// The size of an axis as the graph declares it.
+/// The declared size of an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputDim {
     /// A fixed size.
     Fixed(i64),
     /// A size with a name; axes of the same name have the same size.
     Symbol(String),
-    /// A size of which nothing is said.
+    /// A size that is not declared.
     Unknown,
 }
 
-/// What is known of an input.
+/// The properties of an input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputSpec {
     /// The input's name.
@@ -33,7 +33,7 @@ pub struct InputSpec {
     pub element_type: ElementType,
     /// The sizes of its axes.
     pub dims: Vec<InputDim>,
-    /// The least and the greatest value, if the caller wants others than the default.
+    /// Minimum and maximum value. `None`: the default for the input.
     pub range: Option<(f64, f64)>,
 }
 
@@ -48,10 +48,10 @@ impl From<&IoInfo> for InputSpec {
     }
 }
 
-/// Why inputs cannot be drawn.
+/// The reason why inputs can't be generated.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DrawError {
-    /// A size is negative, or the sizes together are more than memory can hold.
+    /// A size is negative, or the array would be too large for memory.
     #[error("input {name:?} cannot have the sizes {dims:?}")]
     Size {
         /// The input.
@@ -59,7 +59,7 @@ pub enum DrawError {
         /// Its sizes.
         dims: Vec<i64>,
     },
-    /// The range is empty, not finite, or has no integer inside although the input is one of integers.
+    /// The range is empty, not finite, or contains no integer although the input has integers.
     #[error("input {name:?} of type {element_type} cannot have values from {low} to {high}")]
     Range {
         /// The input.
@@ -73,21 +73,21 @@ pub enum DrawError {
     },
 }
 
-/// Inputs with more elements than this are refused: they can only come from a mistaken size.
+/// Maximum number of elements of an input. More can only come from a wrong size.
 const ELEMENT_LIMIT: usize = 1 << 31;
 
-/// Draws one array for each input.
+/// Generates one array for each input.
 ///
-/// Floats are normally distributed, unless a range is given: then they are uniform in it. An input that tells a time
-/// step by its name (see [`is_time_step`]) takes integers from 0 to 999, also in a float type, since networks with float
-/// time steps expect the same scale; a noise level `sigma` in a float type is uniform in 0.01 to 80. A mask is 0 or 1 in
-/// any type: networks multiply what it leaves out with the least number there is. Other integers are 0 or 1, and truth
-/// values are mixed. `sizes` gives sizes for symbols; others get [`default_size`].
+/// Floats are normally distributed, or uniform in the range if one is given. An input whose name is that of a timestep
+/// (see [`is_time_step`]) gets integers from 0 to 999, also in a float type, since networks with float timesteps expect
+/// the same scale. A noise level `sigma` in a float type is uniform from 0.01 to 80. A mask is 0 or 1 in any type:
+/// networks multiply what it excludes by the most negative number. Other integers are 0 or 1, and booleans are mixed.
+/// `sizes` contains sizes for symbols; others get [`default_size`].
 pub fn draw(specs: &[InputSpec], sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Vec<(String, Array)>, DrawError> {
     specs.iter().map(|spec| Ok((spec.name.clone(), draw_one(spec, sizes, seed)?))).collect()
 }
 
-/// Draws the array for one input.
+/// Generates the array for one input.
 fn draw_one(spec: &InputSpec, sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Array, DrawError> {
     let declared: Vec<i64> = spec
         .dims
@@ -107,7 +107,7 @@ fn draw_one(spec: &InputSpec, sizes: &BTreeMap<String, i64>, seed: u64) -> Resul
     Ok(Array { dims, data: ArrayData::from_f64(spec.element_type, &values) })
 }
 
-/// The values of an input.
+/// Generates the values of an input.
 fn values(spec: &InputSpec, count: usize, random: &mut Pcg64) -> Result<Vec<f64>, DrawError> {
     let kind = spec.element_type;
     let range = spec.range.or_else(|| default_range(&spec.name, kind));
@@ -118,7 +118,7 @@ fn values(spec: &InputSpec, count: usize, random: &mut Pcg64) -> Result<Vec<f64>
     if !(low.is_finite() && high.is_finite() && low <= high) {
         return Err(range_error());
     }
-    // Without a range of the caller's, a time step or a mask is a whole number in any type.
+    // Unless the caller gives a range, a timestep or a mask is an integer in any type.
     let is_whole = is_time_step(&spec.name) || is_mask(&spec.name);
     if kind.is_float() && (spec.range.is_some() || !is_whole) {
         return Ok((0..count).map(|_| random.random_range(low..=high)).collect());
@@ -130,11 +130,11 @@ fn values(spec: &InputSpec, count: usize, random: &mut Pcg64) -> Result<Vec<f64>
     Ok((0..count).map(|_| random.random_range(first..=last) as f64).collect())
 }
 
-/// The range of an input of which the caller says nothing; floats have none, they are normally distributed.
+/// Returns the range of an input for which the caller gives none. `None`: floats are normally distributed.
 fn default_range(name: &str, kind: ElementType) -> Option<(f64, f64)> {
     match kind.is_float() {
         _ if kind == ElementType::Bool => Some((0.0, 1.0)),
-        // The eight-bit types do not hold all time steps.
+        // The eight-bit types can't represent all timesteps.
         false if is_time_step(name) && kind.byte_count() == 1 => Some((0.0, 99.0)),
         _ if is_time_step(name) => Some((0.0, 999.0)),
         true if is_noise_level(name) => Some((0.01, 80.0)),
@@ -145,7 +145,7 @@ fn default_range(name: &str, kind: ElementType) -> Option<(f64, f64)> {
     }
 }
 
-/// Whether an input of this name is the time step of a diffusion process.
+/// Whether an input of this name is the timestep of a diffusion process.
 pub fn is_time_step(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
@@ -166,17 +166,17 @@ fn is_noise_level(name: &str) -> bool {
     name.to_ascii_lowercase().contains("sigma")
 }
 
-/// The size that a symbolic axis gets if none is given for it, by its name: small, but such that networks run with it.
+/// Returns the default size of a symbolic axis, by its name: small, but such that networks run with it.
 pub fn default_size(symbol: &str) -> i64 {
     let symbol = symbol.to_ascii_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| symbol.contains(part));
     if has(&["batch"]) || matches!(symbol.as_str(), "n" | "b" | "bs") {
         2
     } else if has(&["height", "width", "image", "sample_size", "resolution"]) || matches!(symbol.as_str(), "h" | "w") {
-        // Several halvings must come out even.
+        // Several halvings must have integer results.
         16
     } else if has(&["seq", "len", "token", "text"]) || matches!(symbol.as_str(), "l" | "s") {
-        // A size that equals no other makes mistaken axes visible.
+        // A size that equals no other reveals confused axes.
         7
     } else if has(&["channel"]) || symbol == "c" {
         4
@@ -185,7 +185,7 @@ pub fn default_size(symbol: &str) -> i64 {
     }
 }
 
-/// The size of an axis without a name, by its place: images are batch, channels, height, width.
+/// Returns the default size of an axis without a name, by its position: images are batch, channels, height, width.
 fn default_size_of_axis(axis: usize, rank: usize) -> i64 {
     match (axis, rank) {
         (0, _) => 2,
@@ -196,7 +196,7 @@ fn default_size_of_axis(axis: usize, rank: usize) -> i64 {
     }
 }
 
-/// The generator for one input. The name goes through a hash that does not change from version to version of anything.
+/// Returns the generator for one input. The name is hashed by a function that does not change between versions.
 fn generator(seed: u64, name: &str) -> Pcg64 {
     let digest = Sha256::digest(name.as_bytes());
     let half = |range: std::ops::Range<usize>| {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_added_input_changes_no_other() {
+    fn an_added_input_does_not_change_the_others() {
         let sample = spec("sample", ElementType::F32, &[symbol("batch"), InputDim::Fixed(3)]);
         let step = spec("timestep", ElementType::I64, &[symbol("batch")]);
         let sizes = BTreeMap::new();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn values_fit_the_name_and_the_type() {
+    fn values_match_the_name_and_the_type() {
         let count = [InputDim::Fixed(2000)];
         let draw_values = |spec: InputSpec| draw(&[spec], &BTreeMap::new(), 1).unwrap()[0].1.to_f64();
         let floats = draw_values(spec("sample", ElementType::F16, &count));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn time_steps_are_known_by_name() {
+    fn timesteps_are_recognised_by_name() {
         for name in ["timestep", "timesteps", "t", "time", "model.t", "decoder_timestep"] {
             assert!(is_time_step(name), "{name}");
         }

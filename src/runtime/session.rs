@@ -1,4 +1,4 @@
-//! A model that ONNX Runtime has loaded: what goes in, what comes out, and runs.
+//! A model that ONNX Runtime has loaded: its inputs, its outputs, and its runs.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,62 +21,62 @@ use super::values::{borrow, element_type, to_array};
 use crate::array::{Array, ElementType};
 use crate::files::TemporaryFile;
 
-/// How far the library may rewrite a graph before it runs it.
+/// How much the library may optimise a graph before it runs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Optimization {
     /// Every node runs as it is written.
     None,
-    /// Rewrites that keep the meaning exactly, such as constant folding.
+    /// Optimisations that preserve the results exactly, such as constant folding.
     Basic,
-    /// Everything, with fused kernels and layouts for the CPU. This is what applications run.
+    /// All optimisations, with fused kernels and layouts for the CPU. Applications run models like this.
     #[default]
     All,
 }
 
-/// How a session is made.
+/// The settings of a session.
 #[derive(Clone, Debug, Default)]
 pub struct SessionOptions {
-    /// The number of threads within an operator; the library decides if there is none given.
+    /// Number of threads within an operator. `None`: the library decides.
     pub threads: Option<usize>,
-    /// How far the graph may be rewritten.
+    /// How much the graph may be optimised.
     pub optimization: Optimization,
-    /// The folder relative to which a model in memory refers to external data.
+    /// The folder of the external data of a model in memory. `None`: it has none.
     ///
-    /// Versions of ONNX Runtime that cannot be told get the model by a temporary file in this folder, which is removed
-    /// as soon as the session is made; for them the folder must be writable. A model from a file ignores this.
+    /// Versions of ONNX Runtime without an option for this load the model from a temporary file in this folder, which must
+    /// then be writable. The file is removed as soon as the session is created. Models from files ignore this.
     pub external_data_folder: Option<PathBuf>,
-    /// Where the session runs.
+    /// The device on which the session runs.
     pub device: Device,
-    /// Whether the session may run on the CPU, wholly or in part, if the device can't run it; otherwise that is an
-    /// error. [`Session::execution`] tells what came of it.
+    /// Whether the session may run on the CPU, entirely or in part, if the device can't run it. Otherwise that is an
+    /// error. [`Session::execution`] reports where it runs.
     pub allow_fallback: bool,
-    /// Whether [`Session::execution`] tells which provider runs which nodes also for a session on the CPU. It
-    /// always does for other devices.
+    /// Whether [`Session::execution`] reports which provider runs which nodes also for a session on the CPU. It always does
+    /// for other devices.
     pub record_placement: bool,
-    /// Whether values get their memory when they are computed, instead of places in one block that is planned ahead. The
-    /// block is larger than all values at their worst, by a third for a gradient graph.
+    /// Whether values get their memory when they are computed, instead of in one block that is planned before. The block
+    /// is larger than the peak of all values, by a third for a gradient graph.
     pub takes_memory_late: bool,
-    /// Whether values on the CPU take their memory from the C library, where that is glibc, instead of from an arena of the
-    /// session's own. The arena grows by doubling, keeps its pieces apart, and holds what a session does not need while
-    /// others run: of a training step of 32 samples of DDPM's network for CIFAR-10, 4.0 GB in place of 3.25.
+    /// Whether values on the CPU take their memory from the C library, if that is glibc, instead of from an arena of the
+    /// session. The arena grows by doubling, can't merge its parts, and keeps memory that the session does not need while
+    /// others run. For a training step of 32 samples of DDPM's network for CIFAR-10, it takes 4.0 GB instead of 3.25.
     pub has_no_arena: bool,
-    /// Whether nodes keep the arithmetic that the file gives them. Otherwise the library turns float operators between
-    /// DequantizeLinear and QuantizeLinear into ones of integers, which round activations that the file does not.
+    /// Whether nodes keep the arithmetic of the file. Otherwise the library converts float operators between
+    /// DequantizeLinear and QuantizeLinear to integer operators, which round activations that the file does not round.
     pub keeps_arithmetic: bool,
-    /// Whether the model has operators of `src/kernels`. The CPU only.
+    /// Whether the model has operators of `src/kernels`. They only run on the CPU.
     pub has_kernels: bool,
-    /// Whether no value takes the place of an earlier one that is no longer needed. For a graph of thousands of nodes whose
-    /// sizes are symbolic, the search for such places takes a time that grows with the square of their number, and longer
-    /// than a run. The library offers no other switch than to run nodes side by side, which one thread does as well.
+    /// Whether no value reuses the memory of an earlier one that is no longer needed. For a graph of thousands of nodes
+    /// with symbolic sizes, the search for such memory takes a time quadratic in their number, and longer than a run. The
+    /// only option of the library that disables it is parallel execution of nodes, which also works with one thread.
     pub seeks_no_places: bool,
-    /// Whether threads sleep while there is nothing for them to do. Otherwise they spin for some time, which makes the nodes
-    /// of a network that runs often a little faster, and costs a third of the CPU's time where sessions run once.
+    /// Whether threads sleep while they have nothing to do. Otherwise they spin for some time. Spinning makes the nodes
+    /// of a network that runs often a little faster, but costs a third of the CPU's time if sessions run once.
     pub waits_asleep: bool,
-    /// Whether the execution provider of a device keeps its own settings, as where a network is deployed: on CUDA, factors
-    /// rounded to TensorFloat-32, and convolutions that may take gigabytes beside the network.
+    /// Whether the execution provider of a device keeps its default settings, as in a deployed network. On CUDA, factors
+    /// are then rounded to TensorFloat-32, and convolutions may take gigabytes besides the network.
     pub as_deployed: bool,
-    /// What the name of the file begins with in which the library notes when every node ran and how long; see
-    /// [`super::operator_times`].
+    /// The prefix of the path of the file to which the library writes when every node ran and how long; see
+    /// [`super::operator_times`]. `None`: no profile is written.
     pub profile: Option<PathBuf>,
 }
 
@@ -87,14 +87,14 @@ pub struct IoInfo {
     pub name: String,
     /// The type of its elements.
     pub element_type: ElementType,
-    /// The sizes of its axes as far as the graph fixes them. A scalar and a tensor of unknown rank both have none.
+    /// The sizes of its axes. `None`: the graph does not fix the size. A scalar and a tensor of unknown rank have no axes.
     pub dims: Vec<Option<i64>>,
-    /// For each axis without a fixed size the graph's name for the size, if it has one.
+    /// For each axis without a fixed size, the graph's name for the size. `None`: it has no name.
     pub symbols: Vec<Option<String>>,
 }
 
 impl IoInfo {
-    /// The declared shape as text, for messages: `[batch, 3, ?]`.
+    /// Returns the declared shape as text, for messages: `[batch, 3, ?]`.
     pub(crate) fn shape_text(&self) -> String {
         let axis = |(dim, symbol): (&Option<i64>, &Option<String>)| match (dim, symbol) {
             (Some(size), _) => size.to_string(),
@@ -108,40 +108,40 @@ impl IoInfo {
 
 /// A loaded model.
 pub struct Session {
-    /// What does the work.
+    /// The session of the library.
     pub(super) inner: ort::session::Session,
-    /// Keeps runs from writing to the log, whose level belongs to making the session.
+    /// Options that keep runs from writing to the log, whose level is set for creating the session.
     pub(super) run_options: RunOptions<NoSelectedOutputs>,
     /// The inputs in the graph's order.
     inputs: Vec<IoInfo>,
     /// The outputs in the graph's order.
     outputs: Vec<IoInfo>,
-    /// Where it runs.
+    /// The device and the providers that it uses.
     execution: Execution,
 }
 
-/// Inputs of one run that are checked and need no further copying; see [`Session::prepare`].
+/// Checked inputs of one run that need no further copies; see [`Session::prepare`].
 pub(super) struct Prepared<'a>(Vec<(&'a str, DynValueRef<'a>)>);
 
 impl Session {
-    /// The inputs that must be given, in the graph's order.
+    /// Returns the inputs of the model, in the graph's order.
     pub fn inputs(&self) -> &[IoInfo] {
         &self.inputs
     }
 
-    /// The outputs in the graph's order.
+    /// Returns the outputs of the model, in the graph's order.
     pub fn outputs(&self) -> &[IoInfo] {
         &self.outputs
     }
 
-    /// Where the session runs, as against what was asked for.
+    /// Returns the device and providers that the session uses, compared with the requested device.
     pub fn execution(&self) -> &Execution {
         &self.execution
     }
 
     /// Runs the model and returns all outputs in the graph's order.
     ///
-    /// Every input must be given once, with the declared element type and, where the graph fixes them, sizes.
+    /// Every input must be given once, with the declared element type and with the sizes that the graph fixes.
     pub fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
         let prepared = self.prepare(inputs)?;
         let outputs =
@@ -149,10 +149,10 @@ impl Session {
         outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
     }
 
-    /// Runs the model and shows every output's elements where the library computed them, without a copy.
+    /// Runs the model and passes every output's elements to `each` without a copy.
     ///
     /// # Errors
-    /// As [`Session::run`]; also an output that is not float32.
+    /// As [`Session::run`]; also an output is not float32.
     pub fn run_each(
         &mut self,
         inputs: &[(String, Array)],
@@ -170,7 +170,7 @@ impl Session {
         Ok(())
     }
 
-    /// Compares an array with the input of this name.
+    /// Checks an array for the input of this name.
     pub(super) fn check_input(&self, name: &str, array: &Array) -> Result<(), RuntimeError> {
         let declared = self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
             let inputs = self.inputs.iter().map(|input| format!("{:?}", input.name)).collect();
@@ -209,21 +209,21 @@ impl std::fmt::Debug for Session {
 }
 
 impl Prepared<'_> {
-    /// The inputs as `ort` takes them for one run.
+    /// Returns the inputs in the form that `ort` takes for one run.
     fn views(&self) -> Vec<(&str, SessionInputValue<'_>)> {
         self.0.iter().map(|(name, value)| (*name, SessionInputValue::View(value.view()))).collect()
     }
 }
 
-/// Compares an array with what the model declares. The library would find the same, but in words that do not say which
-/// kind of mistake it is.
+/// Compares an array with the declaration of the model. The library would find the same error, but its message does not
+/// state the kind of mistake.
 fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
     let name = declared.name.clone();
     if array.element_type() != declared.element_type {
         return Err(RuntimeError::InputType { name, expected: declared.element_type, found: array.element_type() });
     }
     let agrees = |(&dim, &size): (&Option<i64>, &usize)| dim.is_none_or(|dim| usize::try_from(dim) == Ok(size));
-    // No declared dimensions may also mean that the rank is unknown.
+    // An unknown rank is also reported as no declared dimensions.
     let fits = declared.dims.is_empty()
         || declared.dims.len() == array.dims.len() && declared.dims.iter().zip(&array.dims).all(agrees);
     match fits {
@@ -232,11 +232,11 @@ fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
     }
 }
 
-/// The first version that can be told where the external data of a model in memory is. Earlier ones have the option,
-/// but 1.19 fails in its optimizers, which look for the data beside the model's own path.
+/// The first minor version with an option for the folder of the external data of a model in memory. Earlier ones have the
+/// option, but 1.19 fails in its optimizers, which search for the data beside the model's own path.
 const FOLDER_OPTION_SINCE: u32 = 22;
 
-/// Makes a session from a model in memory.
+/// Creates a session from a model in memory.
 pub(super) fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session, RuntimeError> {
     on_device(runtime, options, |mut builder| {
         let Some(folder) = &options.external_data_folder else { return commit(builder.commit_from_memory(model)) };
@@ -255,12 +255,12 @@ pub(super) fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptio
     })
 }
 
-/// Makes a session from a model file.
+/// Creates a session from a model file.
 pub(super) fn from_file(runtime: &Runtime, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
     on_device(runtime, options, |mut builder| commit(builder.commit_from_file(path)))
 }
 
-/// Makes a session from a model in memory by way of a file in `folder` that does not outlive the call.
+/// Creates a session from a model in memory through a temporary file in `folder`.
 fn from_file_beside(
     mut builder: SessionBuilder,
     folder: &Path,
@@ -271,17 +271,17 @@ fn from_file_beside(
     commit(builder.commit_from_file(file.path()))
 }
 
-/// Whether ONNX Runtime has made a session with the operators of `src/kernels` in this process.
+/// Whether a session with the operators of `src/kernels` has been created in this process.
 static KNOWS_KERNELS: Mutex<bool> = Mutex::new(false);
 
-/// Makes a session on the device that is asked for, or if that fails and is allowed to, on the CPU.
+/// Creates a session on the requested device. If that fails and fallback is allowed, creates it on the CPU.
 fn on_device(
     runtime: &Runtime,
     options: &SessionOptions,
     load: impl Fn(SessionBuilder) -> Result<ort::session::Session, RuntimeError>,
 ) -> Result<Session, RuntimeError> {
-    // ONNX Runtime looks whether it knows the domain of our operators and adds it in two steps, once in a process, so that
-    // two threads must not do it at once.
+    // ONNX Runtime checks whether it knows the domain of our operators and adds it in two steps, once per process.
+    // Two threads must not do that at the same time.
     let mut is_known = options.has_kernels.then(|| KNOWS_KERNELS.lock().unwrap_or_else(PoisonError::into_inner));
     if is_known.as_ref().is_some_and(|is_known| **is_known) {
         is_known = None;
@@ -309,7 +309,7 @@ fn on_any_device(
     }
 }
 
-/// Makes a session on one device.
+/// Creates a session on one device.
 fn on(
     runtime: &Runtime,
     options: &SessionOptions,
@@ -347,7 +347,7 @@ fn on(
     Ok(Session { inner, run_options, inputs, outputs, execution })
 }
 
-/// The settings that all sessions share, and those of `options`.
+/// Returns a session builder with the settings common to all sessions, and those of `options`.
 pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
     let level = match options.optimization {
         Optimization::None => GraphOptimizationLevel::Disable,
@@ -357,8 +357,8 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     let mut builder = ort::session::Session::builder(&runtime.environment)?
         .with_optimization_level(level)?
         .with_log_level(LogLevel::Fatal)?
-        // Threads of a session that has nothing to do would otherwise keep spinning for a while and slow down the
-        // session that is measured next.
+        // Threads of an idle session would otherwise spin for a while and slow down the session that is measured
+        // next.
         .with_config_entry("session.force_spinning_stop", "1")?;
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads)?;
@@ -390,12 +390,12 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     Ok(builder)
 }
 
-/// What the library made of a model.
+/// Converts the library's result of creating a session.
 fn commit(made: ort::Result<ort::session::Session>) -> Result<ort::session::Session, RuntimeError> {
     made.map_err(|error| rejected(&error))
 }
 
-/// The description of an input or output.
+/// Returns the description of an input or output.
 fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
     let unsupported = || RuntimeError::UnsupportedType { name: name.to_owned(), found: declared.to_string() };
     let ValueType::Tensor { ty, shape, dimension_symbols } = declared else {
@@ -412,12 +412,12 @@ fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
     Ok(IoInfo { name: name.to_owned(), element_type, dims, symbols })
 }
 
-/// The error for a model that does not load.
+/// Returns the error for a model that does not load.
 pub(super) fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::ModelRejected { message: plain(error) }
 }
 
-/// The error for a run that does not succeed.
+/// Returns the error for a run that fails.
 pub(super) fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::RunFailed { message: plain(error) }
 }

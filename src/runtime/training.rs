@@ -1,4 +1,4 @@
-//! Training sessions: one step of forward and backward pass through the library's training API.
+//! Training sessions: one step of forward and backward pass with the library's training API.
 
 use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
@@ -14,14 +14,14 @@ use super::session::{SessionOptions, builder, failed, rejected};
 use super::values::borrow;
 use crate::array::Array;
 
-/// What a training session is made from; the bytes of the files.
+/// The contents of the files from which a training session is created.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainingModels<'a> {
-    /// Forward pass, loss and gradients.
+    /// The model of forward pass, loss and gradients.
     pub training: &'a [u8],
-    /// Forward pass and loss.
+    /// The model of forward pass and loss.
     pub eval: &'a [u8],
-    /// The step of the optimizer.
+    /// The model of the optimizer step.
     pub optimizer: &'a [u8],
     /// The values of the weights.
     pub checkpoint: &'a [u8],
@@ -32,11 +32,11 @@ pub struct TrainingModels<'a> {
 pub struct TrainingSession {
     inner: Trainer,
     allocator: Allocator,
-    /// What a step gives, in order.
+    /// The outputs of a step, in order.
     outputs: Vec<String>,
 }
 
-/// Makes a training session.
+/// Creates a training session.
 pub(super) fn open(
     runtime: &Runtime,
     models: &TrainingModels<'_>,
@@ -54,19 +54,19 @@ pub(super) fn open(
     Ok(TrainingSession { inner, allocator, outputs })
 }
 
-/// The outputs of a step: those of the training model without the accumulated gradients.
+/// Returns the outputs of a step: those of the training model without the accumulated gradients.
 #[expect(unsafe_code, reason = "calling a C library")]
 fn output_names(session: &Trainer, allocator: &Allocator) -> ort::Result<Vec<String>> {
     let api = training_api()?;
     let mut count = 0;
-    // SAFETY: the session is alive, and the number goes to a variable of ours.
+    // SAFETY: the session is alive, and the number is written to a local variable.
     unsafe {
         ort::Error::result_from_status((api.TrainingSessionGetTrainingModelOutputCount)(session.ptr(), &mut count))?;
     }
     let name = |at| {
         let mut name: *const c_char = std::ptr::null();
         let get = api.TrainingSessionGetTrainingModelOutputName;
-        // SAFETY: as above; the name is a C string that the allocator has made for us, and is freed once it is copied.
+        // SAFETY: as above; the name is a C string that the allocator has created for us, and is freed once it is copied.
         unsafe {
             ort::Error::result_from_status(get(session.ptr(), at, allocator.ptr().cast_mut(), &mut name))?;
             let text = CStr::from_ptr(name).to_string_lossy().into_owned();
@@ -78,15 +78,15 @@ fn output_names(session: &Trainer, allocator: &Allocator) -> ort::Result<Vec<Str
 }
 
 impl TrainingSession {
-    /// Computes loss and gradients and shows the elements of every output of a step that is float32.
+    /// Computes loss and gradients, and passes the elements of every float32 output of a step to `each`.
     ///
-    /// `inputs` are the inputs of a step in the order of the training model: the library does not look at their names.
+    /// `inputs` are the inputs of a step in the order of the training model; the library ignores their names.
     ///
     /// # Errors
     /// The step fails.
     pub fn step(&mut self, inputs: &[(String, Array)], mut each: impl FnMut(&str, &[f32])) -> Result<(), RuntimeError> {
         let values = inputs.iter().map(|(name, array)| borrow(name, array)).collect::<Result<Vec<_>, _>>()?;
-        // The next step replaces the gradients that are accumulated.
+        // The next step replaces the accumulated gradients.
         self.inner.optimizer().reset_grad().map_err(|error| failed(&error))?;
         let outputs = self.train_step(&values).map_err(|error| failed(&error))?;
         for (name, value) in self.outputs.iter().zip(&outputs) {
@@ -101,15 +101,15 @@ impl TrainingSession {
         Ok(())
     }
 
-    /// One call of the library's `TrainStep`; `Trainer::step` of `ort` 2.0.0-rc.15 panics on outputs that are tensors,
-    /// since it names no allocator for them.
+    /// Calls the library's `TrainStep`. `Trainer::step` of `ort` 2.0.0-rc.15 panics on outputs that are tensors, since it
+    /// passes no allocator for them.
     #[expect(unsafe_code, reason = "calling a C library")]
     fn train_step(&mut self, inputs: &[DynValueRef<'_>]) -> ort::Result<Vec<DynValue>> {
         let api = training_api()?;
         let inputs: Vec<*const ort::sys::OrtValue> = inputs.iter().map(|value| value.ptr()).collect();
         let mut outputs = vec![std::ptr::null_mut(); self.outputs.len()];
         // SAFETY: the session lives as long as `self`, which is borrowed mutably; inputs live as long as the borrowed
-        // values; both lengths are those of the arrays. No options of a run are allowed to be null.
+        // values; both lengths are those of the arrays. The options of a run may be null.
         unsafe {
             let (session, options) = (self.inner.ptr().cast_mut(), std::ptr::null());
             let (given, made) = (inputs.as_ptr(), outputs.as_mut_ptr());
@@ -123,15 +123,15 @@ impl TrainingSession {
             ))?;
         }
         let outputs = outputs.into_iter().map(|output| {
-            let output = NonNull::new(output).ok_or_else(|| ort::Error::new("a training step left out an output"))?;
-            // SAFETY: the library has made this value for us; the sessions run on the CPU, whose default
+            let output = NonNull::new(output).ok_or_else(|| ort::Error::new("a training step returned no output"))?;
+            // SAFETY: the library has created this value for us; the sessions run on the CPU, whose default
             // allocator this is.
             Ok(unsafe { DynValue::from_ptr(output, Some(&self.allocator)) })
         });
         outputs.collect()
     }
 
-    /// Changes the weights by one step of the optimizer along the gradients of the last step.
+    /// Updates the weights by one step of the optimizer with the gradients of the last step.
     ///
     /// # Errors
     /// The step fails.

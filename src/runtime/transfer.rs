@@ -1,4 +1,4 @@
-//! Copies of tensors into the memory of a device, out of it and within it.
+//! Copies of tensors to, from and within the memory of a device.
 
 use prost::Message;
 
@@ -11,15 +11,15 @@ use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto, type_proto,
 };
 
-/// Copies float32 tensors of any shape. What can be read in place is copied as memory is; a device is asked by a graph of
-/// one Identity (ONNX, opset 13), whose input and output may be bound in either memory.
+/// Copies float32 tensors of any shape. Tensors that can be read in place are copied as memory. For a device, a graph of
+/// one Identity (ONNX, opset 13) copies them; its input and output may be bound in either memory.
 #[derive(Debug)]
 pub struct Transfer {
     graph: Option<BoundSession>,
 }
 
 impl Transfer {
-    /// Copies for the tensors of a device. On the CPU no graph is needed.
+    /// Prepares copies for the tensors of a device. On the CPU no graph is needed.
     ///
     /// # Errors
     /// The device can't be used.
@@ -30,12 +30,12 @@ impl Transfer {
         }
     }
 
-    /// As [`Transfer::new`], by the graph on the CPU too.
+    /// As [`Transfer::new`], but uses the graph on the CPU too.
     ///
     /// # Errors
     /// As [`Transfer::new`].
     pub fn by_graph(runtime: &Runtime, device: Device) -> Result<Self, RuntimeError> {
-        // Without optimisation the node stays what it is: a copy.
+        // Without optimisation the node is not removed: it copies.
         let options = SessionOptions { optimization: Optimization::None, device, ..SessionOptions::default() };
         let session = runtime.session_from_bytes(&identity().encode_to_vec(), &options)?;
         Ok(Self { graph: Some(BoundSession::new(session)?) })
@@ -44,7 +44,7 @@ impl Transfer {
     /// Copies elements from the CPU's memory.
     ///
     /// # Errors
-    /// The tensor has another number of elements; the copy fails.
+    /// The tensor has another number of elements, or the copy fails.
     pub fn write(&mut self, values: &[f32], to: &mut DeviceTensor) -> Result<(), RuntimeError> {
         check(values.len(), to)?;
         let Some(graph) = &mut self.graph else {
@@ -56,7 +56,7 @@ impl Transfer {
         run(graph, &from, to)
     }
 
-    /// The elements of a tensor.
+    /// Returns the elements of a tensor.
     ///
     /// # Errors
     /// The copy fails.
@@ -70,7 +70,7 @@ impl Transfer {
     /// Copies a tensor within the memory of the device.
     ///
     /// # Errors
-    /// The tensors differ in their shape; the copy fails.
+    /// The tensors have different numbers of elements, or the copy fails.
     pub fn copy(&mut self, from: &DeviceTensor, to: &mut DeviceTensor) -> Result<(), RuntimeError> {
         check(from.dims().iter().product(), to)?;
         match &mut self.graph {
@@ -88,19 +88,20 @@ fn check(expected: usize, to: &DeviceTensor) -> Result<(), RuntimeError> {
     if expected == found {
         return Ok(());
     }
-    Err(RuntimeError::RunFailed { message: format!("{expected} elements are copied to a tensor of {found}") })
+    let message = format!("expected a tensor of {expected} elements to copy to, found one of {found}");
+    Err(RuntimeError::RunFailed { message })
 }
 
 fn run(graph: &mut BoundSession, from: &DeviceTensor, to: &mut DeviceTensor) -> Result<(), RuntimeError> {
     graph.bind_input("from", from)?;
     graph.bind_output("to", to)?;
     let result = graph.run();
-    // What is bound stays in memory.
+    // Bound tensors would not be freed.
     graph.unbind();
     result
 }
 
-/// `to = Identity(from)`, of any shape.
+/// Returns the graph `to = Identity(from)` for any shape.
 fn identity() -> ModelProto {
     let info = |name: &str| {
         let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };

@@ -1,11 +1,11 @@
-//! Between arrays and the tensors of `ort`.
+//! Conversion between arrays and the tensors of `ort`.
 
 use ort::value::{DynTensor, DynValue, DynValueRef, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::error::{RuntimeError, plain};
 use crate::array::{Array, ArrayData, ElementType, each_type};
 
-/// The element type of this name in `ort`, if arrays can hold it.
+/// Returns the element type for one of `ort`. `None`: arrays do not support it.
 pub(super) fn element_type(of: TensorElementType) -> Option<ElementType> {
     Some(match of {
         TensorElementType::Float32 => ElementType::F32,
@@ -25,7 +25,7 @@ pub(super) fn element_type(of: TensorElementType) -> Option<ElementType> {
     })
 }
 
-/// A tensor over the elements of the array, without copying them.
+/// Returns a tensor with the elements of the array, without copying them.
 pub(super) fn borrow<'a>(name: &str, array: &'a Array) -> Result<DynValueRef<'a>, RuntimeError> {
     each_type!(&array.data, values => {
         TensorRef::from_array_view((array.dims.clone(), values.as_slice())).map(|tensor| tensor.into_dyn())
@@ -33,7 +33,7 @@ pub(super) fn borrow<'a>(name: &str, array: &'a Array) -> Result<DynValueRef<'a>
     .map_err(|error| RuntimeError::RunFailed { message: format!("input {name:?}: {}", plain(&error)) })
 }
 
-/// A tensor with a copy of the array's elements.
+/// Returns a tensor with a copy of the array's elements.
 pub(super) fn owned(name: &str, array: &Array) -> Result<DynTensor, RuntimeError> {
     each_type!(&array.data, values => {
         Tensor::from_array((array.dims.clone(), values.clone())).map(|tensor| tensor.upcast())
@@ -41,7 +41,7 @@ pub(super) fn owned(name: &str, array: &Array) -> Result<DynTensor, RuntimeError
     .map_err(|error| RuntimeError::RunFailed { message: format!("input {name:?}: {}", plain(&error)) })
 }
 
-/// A copy of what the tensor holds.
+/// Returns an array with a copy of the tensor's elements.
 pub(super) fn to_array(name: &str, value: &DynValue) -> Result<Array, RuntimeError> {
     let unsupported = || RuntimeError::UnsupportedType { name: name.to_owned(), found: value.dtype().to_string() };
     let ValueType::Tensor { ty, .. } = value.dtype() else {

@@ -1,10 +1,10 @@
 //! Verification of a cut whose weights have changed since.
 //!
 //! The reference of such a file is that of *another original*: the original with the changed weights scattered into the
-//! places that the plan keeps. Every reader gets the copy that its own indices ask for, the readers of a folded weight
-//! read theirs in place of the fold's output, and a bias that the original lacks is added to the output of its node by
-//! an Add. That original is written to a temporary folder, masked as any other, and compared. What is not named as
-//! changed must be the verified cut's, bit for bit.
+//! indices that the plan keeps. Every reader gets a copy for the indices that it keeps. The readers of a folded weight
+//! read the changed weight instead of the fold's output. An Add adds a bias that the original lacks to the output of
+//! its node. This original is written to a temporary folder, masked like any other, and compared. Everything that the
+//! plan does not name as changed must equal the verified cut bit for bit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -29,15 +29,15 @@ use crate::rewrite::unread::NewNodes;
 use crate::runtime::Runtime;
 use crate::write::{Edits, InitializerOut, NodeOut, Streamed, write};
 
-/// What the readers of constants keep, by node and input slot.
+/// The indices that the readers of constants keep, by node and input slot.
 type Kept = HashMap<Reader, KeptAxes>;
 
-/// Compares a file with the reference of the original under a plan; where the plan names changed weights, those take the
-/// place of the original's in the reference.
+/// Compares a file with the reference of the original under a plan. Weights that the plan names as changed replace those
+/// of the original in the reference. `path` is the plan's file, for messages.
 ///
 /// # Errors
-/// The plan, which `path` names in messages, belongs to another model; the reference can't be built or run. A file that
-/// does not run or differs is no error but a report that did not pass.
+/// The plan belongs to another model; the reference can't be built or run. A file that does not run, or that differs,
+/// is not an error: the report has not passed.
 pub fn verify_plan(
     analysis: &Analysis,
     plan: &Plan,
@@ -75,8 +75,8 @@ pub fn verify_plan(
         Err(Wrong::Other(error)) => return Err(error),
     };
     let folder = TemporaryFolder::anywhere().map_err(|error| {
-        let text = format!("no temporary folder for the reference can be made: {error}");
-        Error::usage(text).hint("name a folder that can be written to in TMPDIR")
+        let text = format!("a temporary folder for the reference can't be created: {error}");
+        Error::usage(text).hint("set TMPDIR to a folder that can be written to")
     })?;
     let written = folder.path().join("original.onnx");
     write(&analysis.model, &original.edits, &written)?;
@@ -88,11 +88,11 @@ pub fn verify_plan(
     compare().map_err(|error| error.instead_of_file(&written, analysis.model.path()))
 }
 
-/// Why a file can't be compared.
+/// The reason why a file can't be compared.
 enum Wrong {
-    /// What is wrong with the file that is verified.
+    /// A fault of the file that is verified.
     File(String),
-    /// What is wrong with the plan, or can't be read.
+    /// A fault of the plan, or a file that can't be read.
     Other(Error),
 }
 
@@ -102,7 +102,7 @@ impl From<Error> for Wrong {
     }
 }
 
-/// The original in which weights of a file take the place of its own, under construction.
+/// The original with weights of a file instead of its own, under construction.
 struct Original<'a> {
     analysis: &'a Analysis,
     plan: &'a Path,
@@ -110,18 +110,18 @@ struct Original<'a> {
     kept: &'a Kept,
     names: Names,
     edits: Edits,
-    /// What a node reads instead of a weight that has changed, by node and input slot.
+    /// The name that replaces a changed weight among the inputs of a node, by node and input slot.
     inputs: HashMap<Reader, String>,
 }
 
 impl Original<'_> {
-    /// What is wrong with the plan.
+    /// Returns an error about the plan.
     fn wrong(&self, text: String) -> Error {
         Error::unreadable(self.plan, text)
             .hint("the plan belongs to another model; verify with the plan that came with the file")
     }
 
-    /// An initializer of the file, which must have this type and these sizes.
+    /// Returns an initializer of the file, which must have this type and these sizes.
     fn tensor(&self, name: &str, fact: &Fact, dims: &[i64]) -> Result<&TensorProto, Wrong> {
         let found = self.file.graph().initializer.iter().find(|tensor| tensor.name == name);
         let expected = format!("tensor {name:?}: expected {} {dims:?}", fact.dtype.spec_name());
@@ -133,10 +133,10 @@ impl Original<'_> {
         Ok(found)
     }
 
-    /// Adds the weights that have changed, at the size of the original's.
+    /// Adds the changed weights, at the size of the original's weights.
     fn replace(&mut self, changed: &ChangedWeights) -> Result<(), Wrong> {
         for weight in &changed.weights {
-            // One copy for all readers that keep the same.
+            // One copy for all readers that keep the same indices.
             let mut copies: BTreeMap<&KeptAxes, String> = BTreeMap::new();
             let whole = KeptAxes::new();
             for (output, slot) in &weight.readers {
@@ -155,7 +155,7 @@ impl Original<'_> {
         Ok(())
     }
 
-    /// The node that gives `output`, and the constant that it reads at `slot`.
+    /// Returns the node that computes `output`, and the constant that it reads at `slot`.
     fn reader(&self, weight: &ChangedWeight, output: &str, slot: usize) -> Result<(usize, ValueId), Error> {
         let graph = &self.analysis.graph;
         let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
@@ -163,17 +163,17 @@ impl Original<'_> {
         let is_it = |value: &ValueId| graph.values[*value].name == weight.tensor;
         node.zip(value.filter(is_it)).ok_or_else(|| {
             let tensor = &weight.tensor;
-            self.wrong(format!("the plan names node {output:?} as a reader of {tensor:?}, which it is not"))
+            self.wrong(format!("the plan names node {output:?} as a reader of {tensor:?}, but it does not read it"))
         })
     }
 
-    /// Adds an initializer of the file at the size of a value of the original; returns its name.
+    /// Adds an initializer of the file at the size of a value of the original, and returns its new name.
     fn scatter(&mut self, name: &str, value: ValueId, kept: &KeptAxes) -> Result<String, Wrong> {
         let fact = self.analysis.facts.values[value].as_ref();
         let sizes = fact.and_then(|fact| static_shape(fact.shape.as_ref()?));
         let Some((fact, sizes)) = fact.zip(sizes) else {
             let original = &self.analysis.graph.values[value].name;
-            let text = format!("the plan names {original:?}, which has no fixed size, as a changed weight");
+            let text = format!("the plan names {original:?} as a changed weight, but it has no fixed size");
             return Err(self.wrong(text).into());
         };
         let sizes: Vec<i64> = sizes.into_iter().map(|size| size as i64).collect();
@@ -195,7 +195,7 @@ impl Original<'_> {
         Ok(name)
     }
 
-    /// Adds the nodes and the original's own initializers. Returns the new names of the outputs to which a bias is added,
+    /// Adds the nodes and the initializers of the original. Returns the new names of the outputs to which a bias is added,
     /// by their old ones.
     fn nodes(&mut self, biases: &[AddedBias]) -> Result<HashMap<String, String>, Wrong> {
         let (model, graph) = (&self.analysis.model, &self.analysis.graph);
@@ -221,7 +221,7 @@ impl Original<'_> {
             nodes.push(new, &proto, graph, Some(node));
         }
         if let Some(bias) = open.first() {
-            let text = format!("the plan adds a bias to a node that gives {:?}, which is none or has one", bias.node);
+            let text = format!("the plan adds a bias to {:?}, but no node computes it, or it has one", bias.node);
             return Err(self.wrong(text).into());
         }
         let mut edits = std::mem::take(&mut self.edits);
@@ -231,7 +231,7 @@ impl Original<'_> {
         Ok(renamed)
     }
 
-    /// Gives the first output of a node another name, and returns the node that adds a bias to it.
+    /// Renames the first output of a node, and returns the node that adds a bias to it.
     fn biased(&mut self, node: &Node, proto: &mut NodeProto, bias: &AddedBias) -> Result<NodeProto, Wrong> {
         let value = self.analysis.graph.value(&bias.node);
         let fact = value.and_then(|value| self.analysis.facts.values[value].as_ref());
@@ -239,14 +239,14 @@ impl Original<'_> {
         let size = sizes.and_then(|sizes| sizes.get(bias.axis)?.as_const());
         let Some(((fact, sizes), size)) = fact.zip(sizes).zip(size) else {
             let (axis, output) = (bias.axis, &bias.node);
-            let text = format!("the plan adds a bias along axis {axis} of {output:?}, which has no fixed size");
+            let text = format!("the plan adds a bias along axis {axis} of {output:?}, but that axis has no fixed size");
             return Err(self.wrong(text).into());
         };
         if node.input(bias.slot).is_some() {
-            let text = format!("the plan adds input {} to the node that gives {:?}", bias.slot, bias.node);
-            return Err(self.wrong(format!("{text}, which has one there")).into());
+            let text = format!("the plan adds input {} to the node that computes {:?}", bias.slot, bias.node);
+            return Err(self.wrong(format!("{text}, but that node has such an input")).into());
         }
-        // The bias broadcasts over the axes behind its own.
+        // The bias broadcasts over the axes after its axis.
         let mut dims = vec![size];
         dims.resize(sizes.len() - bias.axis, 1);
         let kept: KeptAxes = bias.keep.iter().map(|keep| (0, keep.clone())).collect();
@@ -266,7 +266,7 @@ impl Original<'_> {
     }
 }
 
-/// What readers keep, by the nodes of the changed original; `renamed` has new names of first outputs by their old ones.
+/// Returns what readers keep, by the nodes of the changed original. `renamed` maps old names of first outputs to new ones.
 pub(super) fn moved(kept: &Kept, before: &Analysis, after: &Analysis, renamed: &HashMap<String, String>) -> Kept {
     let node = |id: usize| {
         let output = before.graph.nodes[id].proto.first_output();

@@ -1,25 +1,25 @@
-//! What the difference of two arrays amounts to, and whether it says anything.
+//! The difference of two arrays, and whether their agreement proves anything.
 
 use crate::array::Array;
 
-/// The difference of what was found from what was expected.
+/// The difference between found and expected elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Difference {
-    /// Largest absolute difference of finite elements; infinite where only one side is finite.
+    /// Largest absolute difference of finite elements; infinite if only one of two elements is finite.
     pub(super) absolute: f64,
-    /// Largest magnitude of the finite elements that were expected.
+    /// Largest magnitude of the finite expected elements.
     pub(super) scale: f64,
-    /// Range of the finite elements that were expected; their magnitude if there is but one.
+    /// Range of the finite expected elements; the magnitude if there is only one element.
     pub(super) spread: f64,
-    /// Elements that are the same infinity, or not a number, on both sides.
+    /// Number of elements that are the same infinity, or NaN, on both sides.
     pub(super) not_finite: usize,
 }
 
 impl Difference {
-    /// Arrays of different shapes.
+    /// The difference of arrays of different shapes.
     pub(super) const OF_SHAPE: Self = Self { absolute: f64::INFINITY, scale: 0.0, spread: 0.0, not_finite: 0 };
 
-    /// The difference of two lists of the same length.
+    /// Computes the difference of two lists of the same length.
     pub(super) fn of(expected: &[f64], found: &[f64]) -> Self {
         let (mut absolute, mut lowest, mut highest, mut not_finite) = (0.0f64, f64::INFINITY, f64::NEG_INFINITY, 0);
         for (a, b) in expected.iter().zip(found) {
@@ -40,7 +40,7 @@ impl Difference {
         Self { absolute, scale, spread, not_finite }
     }
 
-    /// The difference of an output; one that is missing or of another shape is infinitely wrong.
+    /// Computes the difference of an output. It is infinite for an output that is missing or of another shape.
     pub(super) fn of_output(expected: &Array, found: Option<&Array>) -> Self {
         match found {
             Some(found) if found.dims == expected.dims => Self::of(&expected.to_f64(), &found.to_f64()),
@@ -48,19 +48,19 @@ impl Difference {
         }
     }
 
-    /// The largest difference over the largest magnitude.
+    /// Returns the largest difference divided by the largest magnitude.
     pub(super) fn relative(&self) -> f64 {
         if self.absolute == 0.0 { 0.0 } else { self.absolute / self.scale.max(f64::MIN_POSITIVE) }
     }
 
-    /// Whether nothing differs by more than is allowed.
+    /// Whether no element differs by more than the tolerances allow.
     pub(super) fn is_within(&self, rtol: f64, atol: f64) -> bool {
         self.absolute <= atol + rtol * self.scale
     }
 
-    /// Whether agreement proves anything. Equal numbers, such as zeros, agree whatever channel they come from, tiny
-    /// ones by the absolute tolerance alone, those far from zero by their common part; and what is not a number agrees
-    /// with nothing.
+    /// Whether agreement proves anything. Equal numbers, such as zeros, prove nothing: they agree whatever channel they are
+    /// from. Tiny numbers may agree by the absolute tolerance alone, and numbers far from zero by their common part.
+    /// NaN and infinity prove nothing either.
     pub(super) fn is_conclusive(&self, rtol: f64) -> bool {
         self.not_finite == 0 && self.spread > 0.0 && self.absolute <= rtol * self.spread
     }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agreement_of_constant_of_tiny_and_of_infinite_numbers_is_not_conclusive() {
+    fn agreement_of_constant_tiny_or_infinite_numbers_is_not_conclusive() {
         let compare = |expected: &[f64], found: &[f64]| {
             let difference = Difference::of(expected, found);
             (difference.is_within(1e-4, 1e-6), difference.is_conclusive(1e-4))
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(compare(&[0.5], &[0.5]), (true, true));
         assert_eq!(compare(&[100.0, 100.01], &[100.01, 100.0]), (true, false), "only the common part agrees");
         assert_eq!(compare(&[1e-8, 2e-8], &[2e-8, 1e-8]), (true, false), "within the absolute tolerance");
-        assert_eq!(compare(&[1e-8, 2e-8], &[1e-8, 2e-8]), (true, true), "equal, however small");
+        assert_eq!(compare(&[1e-8, 2e-8], &[1e-8, 2e-8]), (true, true), "equal numbers, however small");
         assert_eq!(compare(&[f64::NAN, 1.0], &[f64::NAN, 1.0]), (true, false));
         assert_eq!(compare(&[f64::INFINITY], &[f64::INFINITY]), (true, false));
         assert_eq!(compare(&[f64::NAN, 1.0], &[0.0, 1.0]), (false, false));

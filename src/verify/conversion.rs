@@ -1,10 +1,10 @@
-//! Pruned files that were converted to half precision afterwards, verified against the original in single precision.
+//! Verification of pruned files that were converted to half precision afterwards, against the original in single precision.
 //!
-//! Converters round the weights, change types throughout, and add casts where precisions meet. Here that is undone: the
-//! casts go, the types are the original's again, and the weights keep the values to which they were rounded. The original
-//! is rounded alike. What is left is a cut as any other, which is compared as closely as any other. Then the converted
-//! file itself runs beside it, within the tolerance of half precision. Both files of the comparison are written to a
-//! temporary folder.
+//! Converters round the weights, change types throughout the graph, and add casts where precisions meet. This module
+//! undoes that: it removes the casts and restores the types of the original, and the weights keep their rounded values.
+//! It rounds the weights of the original in the same way. The result is a cut like any other and is compared as closely
+//! as any other. Then the converted file itself runs on the same inputs, within the tolerance of half precision. Both
+//! files of the comparison are written to a temporary folder.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufWriter, Write};
@@ -35,29 +35,30 @@ use crate::plan::Plan;
 use crate::runtime::{Runtime, SessionOptions};
 use crate::write::slice_bytes;
 
-/// What the readers of constants keep, by node and input slot.
+/// The indices that the readers of constants keep, by node and input slot.
 type Kept = HashMap<Reader, KeptAxes>;
 
 /// How a pruned file was converted after it was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Conversion {
-    /// The element type that its weights have.
+    /// The element type of its weights.
     pub to: String,
-    /// The constants of this type, which the original holds in float32.
+    /// Number of constants of this type. In the original they are float32.
     pub constants: usize,
-    /// Whether the weights alone are of that type: they are cast up where they enter the network.
+    /// Whether only the weights are of that type: they are cast to float32 where they enter the network.
     pub weights_only: bool,
 }
 
-/// How converters treat numbers that half precision holds badly: those nearer to zero than the first are moved away from
-/// it, those beyond the second are cut off. The second is that of onnxconverter-common, the third that of ONNX Runtime.
+/// How converters treat numbers that half precision can't represent well: they raise smaller magnitudes to the first
+/// number and clamp larger ones to the second. The second entry is that of onnxconverter-common, the third that of ONNX
+/// Runtime.
 const STYLES: [(f32, f32); 3] = [(0.0, f32::INFINITY), (1e-7, 1e4), (5.96e-8, 65_504.0)];
 
-/// Bytes of a tensor above which it stands in a file of its own.
+/// The size of a tensor in bytes from which it is stored in the external data file.
 const EXTERNAL: usize = 1024;
 
 impl Conversion {
-    /// Whether a pruned file has half precision where the original has none, and so was converted.
+    /// Whether a pruned file was converted: it has half precision and the original has none.
     pub(super) fn is_found(analysis: &Analysis, pruned: &Model) -> bool {
         let has_half = analysis.facts.values.iter().flatten().any(|fact| is_half(fact.dtype as i32));
         !has_half && half_tensors(pruned.graph()).next().is_some()
@@ -66,14 +67,14 @@ impl Conversion {
     fn describe(&self) -> String {
         let what = if self.weights_only { "weights" } else { "weights and arithmetic" };
         format!(
-            "the file was converted to {0} ({what}, {1} constants): compared with the original's weights rounded to {0}, \
-             and as it is within {HALF:.0e}",
+            "the file was converted to {0} ({what}, {1} constants): compared with the original's weights rounded to \
+             {0}, and as converted, within {HALF:.0e}",
             self.to, self.constants
         )
     }
 }
 
-/// The constants of half precision of a graph and its nodes.
+/// Returns the constants of half precision of a graph and its nodes.
 fn half_tensors(graph: &GraphProto) -> impl Iterator<Item = &TensorProto> {
     let of_nodes = graph.node.iter().flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());
     graph.initializer.iter().chain(of_nodes).filter(|tensor| is_half(tensor.data_type))
@@ -82,7 +83,7 @@ fn half_tensors(graph: &GraphProto) -> impl Iterator<Item = &TensorProto> {
 /// Compares a converted file with the original under a plan.
 ///
 /// # Errors
-/// As [`verify`]; the temporary folder can't be written to.
+/// As for [`verify`]; the temporary folder can't be written to.
 pub(super) fn verify_converted(
     analysis: &Analysis,
     (plan, kept): (&Plan, &Kept),
@@ -91,8 +92,8 @@ pub(super) fn verify_converted(
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
     let folder = TemporaryFolder::anywhere().map_err(|error| {
-        let text = format!("no temporary folder for the comparison can be made: {error}");
-        Error::usage(text).hint("name a folder that can be written to in TMPDIR")
+        let text = format!("a temporary folder for the comparison can't be created: {error}");
+        Error::usage(text).hint("set TMPDIR to a folder that can be written to")
     })?;
     let undone = undone(analysis.model.graph(), file.graph());
     let conversion = Conversion {
@@ -118,7 +119,7 @@ pub(super) fn verify_converted(
     compare().map_err(|error: Error| error.instead_of_file(&original, analysis.model.path()))
 }
 
-/// Whether any node but a cast to single precision reads or gives half precision, as far as the file says.
+/// Whether the file shows that any node other than a cast to single precision takes or returns half precision.
 fn computes_in_half(graph: &GraphProto) -> bool {
     let of_half = |attribute: &crate::onnx::AttributeProto| {
         TYPE_ATTRIBUTES.contains(&attribute.name.as_str())
@@ -136,8 +137,8 @@ fn computes_in_half(graph: &GraphProto) -> bool {
         || halves.clone().any(|tensor| !casts.contains(tensor.name.as_str()))
 }
 
-/// The graph of a converted file without its conversion: types and names are those of the original, constants of half
-/// precision stay for [`save`] to cast up.
+/// Returns the graph of a converted file without its conversion: types and names are those of the original. Constants
+/// keep half precision; [`save`] casts them up.
 fn undone(original: &GraphProto, converted: &GraphProto) -> GraphProto {
     let by_output: HashMap<&str, &NodeProto> =
         original.node.iter().flat_map(|node| node.output.iter().map(move |output| (output.as_str(), node))).collect();
@@ -148,7 +149,7 @@ fn undone(original: &GraphProto, converted: &GraphProto) -> GraphProto {
         let is_cast = node.op_type == "Cast" && node.input.len() == 1 && node.output.len() == 1;
         is_cast && by_output.get(node.first_output()).is_none_or(|own| own.op_type != "Cast")
     };
-    // What a cast gives and takes is one value. It keeps the name that the original has.
+    // The input and the output of a cast become one value. It keeps the name that the original has.
     let mut names: HashMap<String, String> = HashMap::new();
     for cast in converted.node.iter().filter(|node| is_added(node)) {
         let (given, taken) = (cast.first_output(), resolve(&names, &cast.input[0]));
@@ -183,7 +184,7 @@ fn undone(original: &GraphProto, converted: &GraphProto) -> GraphProto {
 
 fn resolve(names: &HashMap<String, String>, name: &str) -> String {
     let mut name = name;
-    // Every step leads to a name that was given earlier or that the original has; a file may still hold a circle.
+    // Every step leads to a name that was assigned earlier or that the original has. A file may still contain a cycle.
     for _ in 0..=names.len() {
         match names.get(name) {
             Some(next) if next != name => name = next,
@@ -193,13 +194,13 @@ fn resolve(names: &HashMap<String, String>, name: &str) -> String {
     name.to_owned()
 }
 
-/// The original's graph with those constants rounded that the converted file holds in half precision.
+/// Returns the original's graph with those constants rounded that the converted file stores in half precision.
 fn rounded(analysis: &Analysis, plan: &Plan, file: &Model, undone: &GraphProto) -> Result<GraphProto, Error> {
     let model = &analysis.model;
     let mut graph = model.graph().clone();
     let found: HashMap<&str, &TensorProto> =
         undone.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-    // A weight that the cut has in several forms bears its name in one of them at least, or its readers tell.
+    // If the cut has a weight in several forms, one of them has its name, or a name with the suffix `_pruned_`.
     let by_plan = |name: &str| {
         plan.tensors.iter().filter(move |of| of.tensor == name).map(|of| of.keep.clone()).collect::<Vec<_>>()
     };
@@ -216,7 +217,7 @@ fn rounded(analysis: &Analysis, plan: &Plan, file: &Model, undone: &GraphProto) 
         let output = node.first_output().to_owned();
         let variant = format!("{output}_pruned_");
         let own = nodes.get(output.as_str()).copied();
-        // A constant that the cut has in several forms may have lost its own.
+        // If the cut has a constant in several forms, none of them may have its name.
         let own = own.or_else(|| undone.node.iter().find(|other| other.first_output().starts_with(&variant)));
         let Some(own) = own.filter(|own| own.op_type == node.op_type) else { continue };
         for attribute in &mut node.attribute {
@@ -230,8 +231,8 @@ fn rounded(analysis: &Analysis, plan: &Plan, file: &Model, undone: &GraphProto) 
     Ok(graph)
 }
 
-/// A tensor rounded as the converter of the file has rounded the form that the file has of it; `cuts` are what may be left of
-/// it there.
+/// Rounds a tensor as the converter rounded the form of it in the file. `cuts` are the indices that the form may have
+/// kept.
 fn rounded_like(
     (model, tensor): (&Model, &TensorProto),
     (file, form): (&Model, &TensorProto),
@@ -284,8 +285,8 @@ fn to_half(number: f32, dtype: DataType) -> [u8; 2] {
     }
 }
 
-/// Writes a graph with its constants, those of half precision in single precision; `model` tells where they are. Returns
-/// the path.
+/// Writes a graph with its constants, those of half precision as single precision. `model` is the file from which they
+/// are read. Returns the path.
 fn save(model: &Model, mut graph: GraphProto, folder: &TemporaryFolder, name: &str) -> Result<PathBuf, Error> {
     let path = folder.path().join(name);
     let location = format!("{name}.data");
@@ -327,7 +328,7 @@ fn save(model: &Model, mut graph: GraphProto, folder: &TemporaryFolder, name: &s
     Ok(path)
 }
 
-/// The elements of a tensor, in single precision if they are of half.
+/// Returns the elements of a tensor, with half precision cast to single.
 fn single(model: &Model, tensor: &TensorProto) -> Result<(DataType, Vec<u8>), Error> {
     let (dtype, bytes) = (tensor.element_type(), model.tensor_bytes(tensor)?);
     match Floats::of(dtype, &bytes).filter(|_| is_half(dtype as i32)) {
@@ -336,7 +337,7 @@ fn single(model: &Model, tensor: &TensorProto) -> Result<(DataType, Vec<u8>), Er
     }
 }
 
-/// Runs the converted file as it is beside the form that was compared.
+/// Runs the converted file as it is, and compares it with its unconverted form.
 fn run_as_it_is(
     original: &Analysis,
     file: &Model,
@@ -349,7 +350,7 @@ fn run_as_it_is(
     let mut as_it_is = match lower::session(runtime, file, &how) {
         Ok(session) => session,
         Err(error) => {
-            report.notes.push(format!("ONNX Runtime does not load the converted file on the CPU: {error}"));
+            report.notes.push(format!("ONNX Runtime can't load the converted file on the CPU: {error}"));
             return Ok(());
         }
     };
@@ -360,7 +361,7 @@ fn run_as_it_is(
     for (sizes, inputs) in input_variants(original, &options.inputs())?.into_iter().take(1) {
         let cast = |(name, array): &(String, Array)| {
             let array = types.get(name).map_or_else(|| array.clone(), |to| array.cast(*to));
-            // Both read the same numbers.
+            // Both networks take the same numbers.
             (name.clone(), array)
         };
         let narrow: Vec<(String, Array)> = inputs.iter().map(cast).collect();
@@ -374,7 +375,7 @@ fn run_as_it_is(
             Ok(found) => found,
             Err(error) => {
                 report.passed = false;
-                report.failure = Some(format!("the converted file does not run in ONNX Runtime: {error}"));
+                report.failure = Some(format!("the converted file can't run in ONNX Runtime: {error}"));
                 return Ok(());
             }
         };

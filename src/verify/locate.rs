@@ -1,4 +1,4 @@
-//! Comparing all values of both networks, each from end to end: to name the first that a wrong cut gets wrong where the
+//! Comparison of all values of both networks, each run as a whole. It names the first wrong value of a wrong cut if the
 //! proof by induction does not run.
 
 use std::collections::{HashMap, HashSet};
@@ -15,7 +15,7 @@ use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// Runs both networks with all floating point values as outputs and compares them in the order of the graph. Returns
-/// what the comparison of the values that the cut touches is worth, and the first of all values that differs.
+/// a report of the values that the cut touches, and the first of all values that differs.
 ///
 /// # Errors
 /// One of the networks does not run with all its values as outputs.
@@ -31,7 +31,7 @@ pub(super) fn compare_values(
     let pruned_graph = pair.pruned.graph.clone().unwrap_or_default();
     let in_pruned: HashSet<&str> =
         pruned_graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
-    // An output that nothing reads may be missing there.
+    // The pruned graph may lack an output that no node reads.
     let in_reference: HashSet<&str> =
         reference.builder.nodes.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
     let watched: Vec<(usize, &str)> = analysis
@@ -80,8 +80,8 @@ pub(super) fn compare_values(
             Some(mask) => compress(expected_value, mask),
         };
         let values = found_value.to_f64();
-        // What an Expand or a ConstantOfShape makes shrinks with the sizes that it is given; no mask comes with them, and
-        // what it makes shows in the values that read it.
+        // The output of an Expand or a ConstantOfShape shrinks with its input sizes. It has no mask, and its elements show
+        // in the values computed from it.
         if mask.is_none() && values.len() < kept.len() {
             continue;
         }
@@ -112,7 +112,7 @@ pub(super) fn compare_values(
     Ok((report, first))
 }
 
-/// A mask that is a constant of the reference.
+/// Returns a mask that is a constant of the reference.
 fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
     let tensor = reference.builder.initializers.iter().find(|tensor| tensor.name == name)?;
     let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
@@ -120,7 +120,7 @@ fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
     Array::new(dims, crate::array::ArrayData::F32(values)).ok()
 }
 
-/// The elements of a value where its mask, broadcast to it, is not zero.
+/// Returns the elements of a value where its mask, broadcast to it, is not zero.
 fn compress(value: &Array, mask: &Array) -> Vec<f64> {
     let values = value.to_f64();
     let mask_values = mask.to_f64();

@@ -12,22 +12,22 @@ use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
-/// The reference and the pruned network, in their own precision or widened.
+/// The reference and the pruned network, in their own precision or widened to float32.
 #[derive(Clone)]
 pub(super) struct Pair<'m> {
     pub(super) reference: ModelProto,
     pub(super) pruned: ModelProto,
     /// Whether both compute in float32 instead of half precision.
     pub(super) is_widened: bool,
-    /// Whether the activations of both pass without being rounded to quantisation steps.
+    /// Whether both leave out the rounding of activations to quantisation steps.
     pub(super) is_unrounded: bool,
-    /// Whose external data each reads.
+    /// The models whose external data the reference and the pruned network read.
     models: (&'m Model, &'m Model),
 }
 
 impl<'m> Pair<'m> {
-    /// `reference` reads the external data of `original`; `lowered` stands for the pruned file where ONNX Runtime
-    /// can't run that on the CPU.
+    /// Builds a pair. `reference` reads the external data of `original`; `lowered` replaces the pruned file if ONNX
+    /// Runtime can't run that on the CPU.
     pub(super) fn new(
         reference: ModelProto,
         original: &'m Model,
@@ -39,10 +39,10 @@ impl<'m> Pair<'m> {
         Self { reference, pruned: proto, is_widened: false, is_unrounded: false, models: (original, pruned) }
     }
 
-    /// Both without the rounding of activations, in float32.
+    /// Returns both without the rounding of activations, in float32.
     ///
     /// # Errors
-    /// One of them can't be written so.
+    /// One of them can't be written in this form.
     pub(super) fn without_rounding(&self, rounding: Rounding) -> Result<Self, RuntimeError> {
         let (is_widened, is_unrounded) = (rounding.is_half, rounding.bits.is_some());
         let mut exact = Self { is_widened, is_unrounded, ..self.clone() };
@@ -51,7 +51,7 @@ impl<'m> Pair<'m> {
         Ok(exact)
     }
 
-    /// A network that reads the external data of `model`, in the form of the pair.
+    /// Converts a network that reads the external data of `model` to the precision of the pair.
     fn formed(&self, model: &Model, proto: ModelProto) -> Result<ModelProto, RuntimeError> {
         let mut formed = match self.is_unrounded {
             true => without_rounding(model, &proto)
@@ -64,13 +64,13 @@ impl<'m> Pair<'m> {
         Ok(formed)
     }
 
-    /// Inputs in the precision of the pair.
+    /// Converts inputs to the precision of the pair.
     pub(super) fn inputs(&self, inputs: &[(String, Array)]) -> Vec<(String, Array)> {
         let convert = |array: &Array| if self.is_widened { widen_array(array) } else { array.clone() };
         inputs.iter().map(|(name, array)| (name.clone(), convert(array))).collect()
     }
 
-    /// A session of the reference.
+    /// Creates a session of the reference.
     ///
     /// # Errors
     /// ONNX Runtime rejects it.
@@ -78,10 +78,10 @@ impl<'m> Pair<'m> {
         session_of(runtime, &self.reference, self.models.0, Optimization::None)
     }
 
-    /// Sessions of a graph that compares the reference's values with the pruned network's.
+    /// Returns the sessions of a graph that compares the reference's values with the pruned network's.
     ///
     /// # Errors
-    /// It can't be written in the form of the pair.
+    /// The graph can't be converted to the precision of the pair.
     pub(super) fn pieces(&self, model: ModelProto) -> Result<Pieces, RuntimeError> {
         let options = SessionOptions {
             optimization: Optimization::None,
@@ -101,7 +101,7 @@ impl<'m> Pair<'m> {
         Ok(Pieces::new(located, options))
     }
 
-    /// A session of the pruned network.
+    /// Creates a session of the pruned network.
     ///
     /// # Errors
     /// ONNX Runtime rejects it.
@@ -110,7 +110,8 @@ impl<'m> Pair<'m> {
     }
 }
 
-/// The reference runs as it is written: the library's search for what it can compute ahead takes longer than the runs.
+/// Creates a session. The reference runs without optimizations: constant folding in ONNX Runtime takes longer than the
+/// runs.
 fn session_of(
     runtime: &Runtime,
     proto: &ModelProto,

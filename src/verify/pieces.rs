@@ -1,9 +1,9 @@
 //! A graph in pieces that run one after another.
 //!
-//! What ONNX Runtime takes to make a session grows with more than the number of nodes: in a graph of ten thousand, twice the
-//! nodes take four times as long. So a graph is cut into pieces of bounded size, each a session of its own. What later
-//! pieces read of earlier ones passes between them as arrays. Nodes a few steps from initializers alone, those of kept weights
-//! and of their masks, stand in every piece that reads them.
+//! The time that ONNX Runtime takes to create a session grows faster than the number of nodes: at ten thousand nodes, twice
+//! the nodes take four times as long. A graph is therefore cut into pieces of bounded size, with one session each. Values
+//! that later pieces read from earlier ones are passed between them as arrays. Every piece has its own copy of the nodes
+//! that it reads and that are a few steps from initializers alone, such as those of kept weights and of their masks.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -18,38 +18,39 @@ use crate::onnx::{
 };
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
-/// Nodes of a piece, without those that stand in every piece that reads them.
+/// Maximum number of nodes of a piece, without those that are copied into every piece that reads them.
 const NODES: usize = 1500;
 
-/// Steps from an initializer up to which a node stands in every piece that reads it. The masks of a deep network follow from
-/// each other: were they computed in every piece from the start, the work would grow with the square of the depth.
+/// Maximum distance from an initializer, in steps, of a node that is copied into every piece that reads it. The masks of a
+/// deep network are computed from each other. If every piece computed them from the start, the work would grow with the
+/// square of the depth.
 const REPEATED: usize = 8;
 
 /// The pieces of a graph.
 pub(super) struct Pieces {
     pieces: Vec<Piece>,
-    /// A model without nodes, inputs and outputs, for its operator sets.
+    /// A model without nodes, inputs and outputs: it contains the operator sets.
     frame: ModelProto,
     outputs: Vec<String>,
     options: SessionOptions,
 }
 
-/// What a graph takes or gives in one run.
+/// The inputs or outputs of a graph in one run.
 pub(super) type Values = Vec<(String, Array)>;
 
-/// One piece.
+/// One piece of a graph.
 struct Piece {
     graph: GraphProto,
-    /// The values that it takes, by name: those of the network, which the graph declares, and those of earlier pieces.
+    /// The names of its inputs: those of the network, which the graph declares, and values of earlier pieces.
     inputs: Vec<String>,
-    /// The values that it gives, to later pieces or in the end.
+    /// The names of its outputs: values that later pieces read, and outputs of the whole graph.
     outputs: Vec<String>,
-    /// Values that nothing reads behind this piece.
+    /// Values that no later piece reads.
     last: Vec<String>,
 }
 
 impl Pieces {
-    /// Cuts a model whose nodes stand in a topological order.
+    /// Cuts a model whose nodes are in a topological order into pieces.
     pub(super) fn new(mut model: ModelProto, options: SessionOptions) -> Self {
         let graph = model.graph.take().unwrap_or_default();
         let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
@@ -59,10 +60,10 @@ impl Pieces {
     }
 
     /// Runs all pieces on each of some inputs and returns the outputs of the graph for each. A piece runs on all inputs
-    /// before the next does, so that there is one session at a time.
+    /// before the next one does, so there is one session at a time.
     ///
     /// # Errors
-    /// ONNX Runtime refuses a piece, or it does not run on those inputs.
+    /// ONNX Runtime rejects a piece, or the piece does not run on those inputs.
     pub(super) fn run(&self, runtime: &Runtime, inputs: &[Values]) -> Vec<Result<Values, RuntimeError>> {
         let mut runs: Vec<Result<HashMap<String, Array>, RuntimeError>> =
             inputs.iter().map(|_| Ok(HashMap::new())).collect();
@@ -91,7 +92,7 @@ impl Pieces {
         runs.into_iter().map(|run| run.map(outputs)).collect()
     }
 
-    /// Runs a piece on what it takes, and adds what it gives to what is known. Its session is made when it first runs.
+    /// Runs a piece on its inputs and adds its outputs to the known values. Its session is created at the first run.
     fn run_piece(
         &self,
         piece: &Piece,
@@ -122,7 +123,7 @@ impl Piece {
         Self { inputs, outputs, last: Vec::new(), graph }
     }
 
-    /// What it takes of the inputs of the network and of what is known so far.
+    /// Returns the inputs of the piece, from the inputs of the network and the known values.
     fn taken(&self, inputs: &[(String, Array)], known: &mut HashMap<String, Array>) -> Values {
         let take = |name: &String| match known.remove(name) {
             Some(array) => Some((name.clone(), array)),
@@ -131,8 +132,8 @@ impl Piece {
         self.inputs.iter().filter_map(take).collect()
     }
 
-    /// The piece as a model. What it takes of earlier pieces has the type of what was computed in each of some runs, and
-    /// the sizes that are the same in all of them: without a size, ONNX Runtime takes some vectors of sizes for empty.
+    /// Returns the piece as a model. Its inputs from earlier pieces are declared with the type that was computed, and with
+    /// the sizes that are the same in all of the runs: without a size, ONNX Runtime treats some vectors of sizes as empty.
     fn model(&self, frame: &ModelProto, runs: &[&[(String, Array)]]) -> ModelProto {
         let mut graph = self.graph.clone();
         for (name, array) in runs.first().copied().unwrap_or_default() {
@@ -153,7 +154,7 @@ impl Piece {
     }
 }
 
-/// The sizes that some shapes have in common; none if their ranks differ.
+/// Returns the sizes that some shapes have in common. `None`: their ranks differ.
 fn common_shape<'s>(mut shapes: impl Iterator<Item = &'s [usize]>) -> Option<TensorShapeProto> {
     let mut common: Vec<Option<usize>> = shapes.next()?.iter().copied().map(Some).collect();
     for shape in shapes {
@@ -177,7 +178,7 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
         graph.sparse_initializer.iter().filter_map(|sparse| Some((sparse.values.as_ref()?.name.as_str(), sparse)));
     let sparse: HashMap<&str, &SparseTensorProto> = sparse.collect();
     let is_initializer = |name: &str| initializers.contains_key(name) || sparse.contains_key(name);
-    // Positions of the nodes that stand in every piece that reads them, by what they give.
+    // Positions of the nodes that are copied into every piece that reads them, by their outputs.
     let mut free: HashMap<&str, usize> = HashMap::new();
     let mut bound: Vec<&NodeProto> = Vec::new();
     let mut depths: HashMap<&str, usize> = HashMap::new();
@@ -252,7 +253,7 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
     chunks.iter().enumerate().map(|(at, chunk)| piece(at, chunk)).collect()
 }
 
-/// Nodes in the order of their distance from the inputs, so that what is compared stands together.
+/// Sorts nodes by their distance from the inputs. A comparison is then close to the nodes whose values it compares.
 fn by_depth<'g>(nodes: &[&'g NodeProto]) -> Vec<&'g NodeProto> {
     let mut depth_of: HashMap<&str, usize> = HashMap::new();
     let mut sorted: Vec<(usize, &NodeProto)> = Vec::with_capacity(nodes.len());
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_pass_on_what_later_ones_read() {
+    fn pieces_output_the_values_that_later_pieces_read() {
         let info = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
         let mut nodes = vec![node("Abs", &["w"], "free"), node("Add", &["x", "free"], "v0")];
         for at in 0..2 * NODES {

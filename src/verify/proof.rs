@@ -1,10 +1,10 @@
-//! The proof by induction: every node of the pruned network on the kept part of the original's values.
+//! The proof by induction: every node of the pruned network runs on the kept part of the original's values.
 //!
-//! If every node gives the kept part of a value where it reads the kept parts of others, then so does the whole network.
-//! As all inputs are equal bit for bit, errors do not add up over the depth, so that what a node gives is compared closely,
-//! each value against its own range, and nothing hides behind a gate or a small weight. A value that differs by more gets a
-//! second look: its node runs again on inputs that are changed by as much as rounding changes them. A value that proves
-//! nothing, since it is constant or not finite, gets one more run in which its node reads noise, in both networks.
+//! If every node computes the kept part of its output from the kept parts of its inputs, so does the whole network.
+//! All inputs are equal bit for bit, so errors do not add up over the depth. Each output can therefore be compared closely,
+//! against its own range, and no error hides behind a gate or a small weight. If a value differs by more, a second look
+//! follows: its node runs again on inputs with perturbations of the size of rounding. If a value proves nothing because it
+//! is constant or not finite, its node runs once more on noise, in both networks.
 
 mod graph;
 
@@ -41,11 +41,11 @@ pub(super) use networks::{Networks, as_run, lowered_original};
 use rerun::DRAWS;
 use verdict::{CONCLUSIVE, Verdict, by_name, difference, measured, measured_sizes, verdict};
 
-/// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
-/// in another order.
+/// Difference up to which the sums of both networks agree, relative to the largest magnitude of a value. Both add the same
+/// numbers in another order.
 pub(super) const CLOSE: f64 = 2e-6;
 
-/// How many times as much as with rounded inputs a value may differ.
+/// How many times the difference by rounded inputs a value may differ.
 pub(super) const ROUNDINGS: f64 = 16.0;
 
 /// A value that the cut touches and of which nothing is proved.
@@ -57,26 +57,26 @@ pub struct Unproven {
     pub node: String,
     /// Its operator.
     pub op: String,
-    /// Why nothing is proved of it.
+    /// The reason why nothing is proved.
     pub reason: String,
 }
 
-/// A comparison of the floating point values between inputs and outputs that a cut touches.
+/// A comparison of the floating point values that a cut touches, between the inputs and the outputs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ValuesReport {
-    /// Values that the cut touches.
+    /// Number of values that the cut touches.
     pub compared: usize,
-    /// Those of them of which something is proved: finite, not constant, and equal by the relative tolerance alone.
+    /// Number of those that prove something: finite, not constant, and equal by the relative tolerance alone.
     pub conclusive: usize,
-    /// Those of them of which that was shown with noise in place of what their nodes read.
+    /// Number of those that prove something only when their nodes read noise.
     pub opened: usize,
     /// Worst error of all values, each relative to its largest magnitude.
     pub worst_relative: f64,
-    /// Those of which nothing is proved.
+    /// The values of which nothing is proved.
     pub unproven: Vec<Unproven>,
 }
 
-/// A value of the pruned network that is not the kept part of the original's.
+/// A value of the pruned network that differs from the kept part of the original's value.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     /// Name of the value.
@@ -85,34 +85,34 @@ pub struct Difference {
     pub node: String,
     /// Its operator.
     pub op: String,
-    /// Largest error relative to the largest magnitude; infinite where the number of elements differs.
+    /// Largest error relative to the largest magnitude; infinite if the numbers of elements differ.
     pub relative: f64,
-    /// Kept elements of the original value.
+    /// Number of kept elements of the original value.
     pub expected_elements: usize,
-    /// Elements of the pruned value.
+    /// Number of elements of the pruned value.
     pub found_elements: usize,
 }
 
-/// A proof under way.
+/// A proof in progress.
 pub(super) struct Proof<'a> {
     networks: Networks<'a>,
     runtime: &'a Runtime,
     pair: Pair<'a>,
     graph: ProofGraph,
-    /// It in pieces, once it has run.
+    /// The graph in pieces. `None`: it has not run.
     pieces: Option<Pieces>,
-    /// By how much values may differ, relative to their largest magnitude.
+    /// Allowed difference of values, relative to their largest magnitude.
     tolerance: f64,
-    /// What is known of every value, by its name.
+    /// The verdict of every value, by its name.
     verdicts: BTreeMap<String, Verdict>,
-    /// Values that nodes of the cut read, that the cut does not touch, and that are zero.
+    /// Values that are zero, that nodes of the cut read, and that the cut does not touch.
     zeros: HashSet<String>,
     opened: usize,
     /// Sizes of values in both networks, in the first run.
     sizes: HashMap<String, (Vec<i64>, Vec<i64>)>,
 }
 
-/// What is wrong with a pruned network, or why it can't be compared.
+/// A fault of a pruned network, or the reason why it can't be compared.
 #[derive(Debug)]
 pub(super) enum Fault {
     Differs(Difference),
@@ -120,7 +120,7 @@ pub(super) enum Fault {
 }
 
 impl<'a> Proof<'a> {
-    /// The graph of a proof, in the precision of `pair`.
+    /// Builds the graph of a proof, in the precision of `pair`.
     ///
     /// # Errors
     /// The reference can't be built.
@@ -146,7 +146,7 @@ impl<'a> Proof<'a> {
         })
     }
 
-    /// Runs the reference on each of some inputs, with all comparisons among its outputs.
+    /// Runs the reference on each of some inputs, with the results of all comparisons among its outputs.
     ///
     /// # Errors
     /// ONNX Runtime rejects it, or it does not run on those inputs.
@@ -161,7 +161,7 @@ impl<'a> Proof<'a> {
         Ok(self.pieces.insert(pieces).run(self.runtime, inputs))
     }
 
-    /// Takes the comparisons out of what a run of [`Proof::outputs`] gave, on `inputs`.
+    /// Reads the comparisons from `outputs`, which [`Proof::outputs`] returned for `inputs`.
     pub(super) fn take(&mut self, outputs: &[(String, Array)], inputs: &[(String, Array)]) -> Result<(), Fault> {
         let outputs = by_name(outputs);
         for seen in &self.graph.seen {
@@ -183,7 +183,7 @@ impl<'a> Proof<'a> {
     }
 
     fn judge(&self, watched: &[Watched], outputs: &HashMap<&str, &Array>) -> Vec<(Watched, Verdict)> {
-        // In the order of the graph, so that what is read is known before.
+        // In the order of the graph: the verdict of a value is known before those of its consumers.
         let known = self.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Shrunk);
         let mut shrunk: HashSet<&str> = known.map(|(value, _)| value.as_str()).collect();
         let mut verdicts = Vec::new();
@@ -199,7 +199,7 @@ impl<'a> Proof<'a> {
         verdicts
     }
 
-    /// Notes what a run says. What one run proves stays proved.
+    /// Records the verdicts of a run. A value that one run proved remains proved.
     fn note(&mut self, verdicts: Vec<(Watched, Verdict)>) {
         for (watched, new) in verdicts {
             let known = self.verdicts.entry(watched.value).or_insert(new);
@@ -214,7 +214,7 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Values that differ by more than the order of sums explains: their nodes run again on rounded inputs.
+    /// Runs the nodes of values again on rounded inputs if the values differ by more than the order of sums explains.
     fn second_look(
         &self,
         mut verdicts: Vec<(Watched, Verdict)>,
@@ -241,7 +241,7 @@ impl<'a> Proof<'a> {
         };
         let (graph, outputs) = match self.run(&looks, inputs) {
             Ok(ran) => ran,
-            // Nothing explains the difference then.
+            // Without that run, nothing explains the difference.
             Err(error) => return Err(wrong(&verdicts).unwrap_or(error)),
         };
         let outputs = by_name(&outputs);
@@ -292,7 +292,7 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Values that agree and of which nothing is proved by that.
+    /// Returns the values that agree without proving anything.
     fn open_values(&self) -> BTreeSet<String> {
         let is_open = |verdict: &Verdict| matches!(verdict, Verdict::Agrees { is_conclusive: false, .. });
         self.verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(value, _)| value.clone()).collect()
@@ -319,7 +319,7 @@ impl<'a> Proof<'a> {
         Ok(())
     }
 
-    /// What a node reads that noise may stand for: weights that are cut, values that the cut touches, and zeros.
+    /// Returns the inputs of a node that noise can replace: weights that are cut, values that the cut touches, and zeros.
     fn openable(&self, node: NodeId) -> Vec<String> {
         let graph = &self.networks.analysis.graph;
         let is_open = |slot: usize, value: usize| {
@@ -337,8 +337,8 @@ impl<'a> Proof<'a> {
         open.map(|value| graph.values[value].name.clone()).collect()
     }
 
-    /// By how much rounding alone moves the outputs of the original on `inputs`, on which it gives `expected`: the most
-    /// of any element, by the name of the output.
+    /// Returns the largest change of any element of each output that rounding alone causes, by the name of the output.
+    /// `expected` are the outputs of the original on `inputs`.
     ///
     /// # Errors
     /// The graph can't be built, or does not run.
@@ -365,7 +365,7 @@ impl<'a> Proof<'a> {
         Fault::Failed(RuntimeError::RunFailed { message })
     }
 
-    /// What was compared.
+    /// Returns a report of the comparison.
     pub(super) fn report(&self) -> ValuesReport {
         let analysis = self.networks.analysis;
         let mut report = ValuesReport { opened: self.opened, ..ValuesReport::default() };
@@ -383,12 +383,12 @@ impl<'a> Proof<'a> {
                     report.worst_relative = report.worst_relative.max(*relative);
                     report.conclusive += usize::from(*is_conclusive);
                     if !is_conclusive {
-                        let reason = "it is constant or not finite, even where its node reads noise";
+                        let reason = "it is constant or not finite, even when its node reads noise";
                         report.unproven.push(unproven(&watched.value, watched.node, reason));
                     }
                 }
                 Verdict::Shrunk => {
-                    let reason = "its size follows from other sizes, and no mask tells which part is kept";
+                    let reason = "its size follows from other sizes, and no mask shows which part is kept";
                     report.unproven.push(unproven(&watched.value, watched.node, reason));
                 }
                 _ => {}

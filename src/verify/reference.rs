@@ -1,12 +1,11 @@
 //! The reference graph: the original network with its full weights, in which removed indices are masked.
 //!
-//! The reference is built from the original file and the plan alone, with fused nodes in standard operators
-//! ([`crate::lower`]). It knows nothing of coupling and slices no
-//! weight: every value keeps its original size, and beside it runs a *mask* (float32, 1 for kept, 0 for removed) that
-//! starts at the weights the plan names and passes through the graph by each operator's own meaning. A contraction
-//! (Conv, MatMul, ...) reads its activations with zeros at the removed places; a norm, a softmax or a mean sees only the
-//! kept part. A pruned network is right if its every value equals the kept elements of the reference's value, in
-//! row-major order.
+//! The reference is built from the original file and the plan alone, with fused nodes lowered to standard operators
+//! ([`crate::lower`]). It does not use coupling and slices no weight: every value keeps its original size. Beside it
+//! runs a *mask* (float32, 1 for kept, 0 for removed). Masks start at the weights that the plan names and pass through
+//! the graph by the semantics of each operator. A contraction (Conv, MatMul, ...) takes its activations with zeros at the
+//! removed indices. A norm, a softmax or a mean is computed over the kept part only. A pruned network is right if each of
+//! its values equals the kept elements of the reference's value, in row-major order.
 
 use std::collections::HashMap;
 
@@ -16,7 +15,7 @@ use crate::onnx::builder::Builder;
 use crate::operator::RuleError;
 use crate::operator::reference::{KeptAxes, Reference, ReferenceCx};
 
-/// Why a node could not be masked.
+/// The reason why a node could not be masked.
 #[derive(Debug)]
 pub struct Unmasked {
     /// Position of the original node in its [`crate::graph::Graph::nodes`].
@@ -25,21 +24,21 @@ pub struct Unmasked {
     pub cause: RuleError,
 }
 
-/// Builds the reference of a network. `kept` names, by original node and input slot, what the plan keeps of constants.
+/// Builds the reference of a network. `kept` contains the kept indices of constants, by original node and input slot.
 ///
 /// # Errors
-/// A node whose operator can't be masked stands where something was removed.
+/// An operator whose input lost channels can't be masked.
 pub fn build(lowered: &Lowered, kept: &HashMap<Reader, KeptAxes>) -> Result<Reference, Unmasked> {
     let mut reference = Reference::new(&lowered.graph);
     build_into(&mut reference, lowered, kept, &mut |_, _| Vec::new())?;
     Ok(reference)
 }
 
-/// What a node of the lowered network reads instead of its inputs: slots with names.
+/// Returns the inputs of a node of the lowered network that are replaced: slots with names.
 type Replaced<'r> = dyn FnMut(NodeId, &mut Builder) -> Vec<(usize, String)> + 'r;
 
-/// As [`build`]; a node of the lowered network reads at the slots that `replaced` gives what it names there. That may add
-/// nodes before.
+/// As [`build`], but `replaced` may replace inputs of a node of the lowered network: it returns slots with the names
+/// that the node reads there. It may add nodes before that node.
 pub(super) fn build_into(
     reference: &mut Reference,
     lowered: &Lowered,
@@ -56,14 +55,14 @@ pub(super) fn build_into(
         });
         push(reference, changed.as_ref().unwrap_or(node), lowered, &kept).map_err(|cause| {
             let node = lowered.origins[node.id];
-            // Of a fused node, why it could not be lowered says more.
+            // For a fused node, the reason why it could not be lowered is more helpful.
             Unmasked { node, cause: lowered.refused.get(&node).cloned().unwrap_or(cause) }
         })?;
     }
     Ok(())
 }
 
-/// Adds one node, masked if it reads anything that is. Nodes are added in topological order.
+/// Adds one node, masked if any of its inputs is. Nodes are added in topological order.
 fn push(
     reference: &mut Reference,
     node: &Node,
@@ -84,8 +83,8 @@ fn push(
     }
     match result {
         Err(cause) if reads_slices => Err(cause),
-        // Coupling keeps all that such a node reads, so that it sees whole values, and its own are whole as well. If a
-        // plan says otherwise, the outputs will differ.
+        // Coupling keeps all inputs of such a node, so its inputs and outputs are whole. If a plan contradicts that, the
+        // outputs will differ.
         Err(_) | Ok(()) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! What a verification has found.
+//! The report of a verification.
 
 use serde::Serialize;
 
@@ -19,23 +19,23 @@ pub struct OutputError {
     pub output: String,
     /// Largest absolute difference.
     pub absolute: f64,
-    /// The same over the largest magnitude of the reference.
+    /// The same divided by the largest magnitude of the reference.
     pub relative: f64,
-    /// Elements that are infinite or not a number in both networks.
+    /// Number of elements that are infinite or NaN in both networks.
     pub not_finite: usize,
-    /// Whether it is within tolerance, or within what rounding explains.
+    /// Whether the error is within tolerance, or rounding explains it.
     pub passed: bool,
-    /// By how much rounding alone moves the output, where the difference is beyond the tolerance and rounding explains it:
-    /// the most of any element of the original in which every value is changed by up to `2^-23` of itself.
+    /// How much rounding alone changes the output: the largest change of any element if every value of the original is
+    /// changed by up to `2^-23` of itself. `None`: the output is within tolerance, or rounding does not explain the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_by_rounding: Option<f64>,
-    /// Whether that proves anything: all elements are finite, they are not all the same, and the error is small against
-    /// the range that they span.
+    /// Whether agreement proves anything: all elements are finite, they are not all equal, and the error is small relative
+    /// to their range.
     pub conclusive: bool,
 }
 
 impl OutputError {
-    /// What the difference of an output amounts to; `tolerance` is relative and absolute.
+    /// Judges the difference of an output; the tolerances are relative and absolute.
     pub(super) fn new(output: &str, difference: &compare::Difference, (rtol, atol): (f64, f64)) -> Self {
         Self {
             output: output.to_owned(),
@@ -49,7 +49,7 @@ impl OutputError {
     }
 }
 
-/// A node for which others stood in.
+/// A node that standard operators replaced for the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StandIn {
     /// The name of the node.
@@ -65,9 +65,9 @@ pub struct RunReport {
     pub sizes: Sizes,
     /// Whether both networks were computed in float32 instead of their own half precision.
     pub widened: bool,
-    /// Whether quantised activations passed without being rounded to steps.
+    /// Whether quantised activations were not rounded to quantisation steps.
     pub unrounded: bool,
-    /// Whether the file ran as it was [converted](VerifyReport::conversion) after the cut, beside the form that is compared.
+    /// Whether the file ran as it was [converted](VerifyReport::conversion) after the cut, against its unconverted form.
     pub converted: bool,
     /// Relative tolerance that was applied.
     pub rtol: f64,
@@ -81,7 +81,7 @@ impl RunReport {
         self.outputs.iter().all(|output| output.passed)
     }
 
-    /// The worst relative error of its outputs.
+    /// Returns the worst relative error of its outputs.
     pub fn worst(&self) -> f64 {
         self.outputs.iter().map(|output| output.relative).fold(0.0, f64::max)
     }
@@ -90,7 +90,7 @@ impl RunReport {
 /// The result of verification.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
-    /// Whether every output of every run is within tolerance, and something was proved by it.
+    /// Whether every output of every run is within tolerance, and this proves something.
     pub passed: bool,
     /// Relative tolerance in the model's own precision.
     pub rtol: f64,
@@ -98,31 +98,31 @@ pub struct VerifyReport {
     pub atol: f64,
     /// All runs.
     pub runs: Vec<RunReport>,
-    /// Why the pruned file could not be run, or what it was run on proves nothing, if so.
+    /// Why the pruned file could not run, or why the runs prove nothing. `None`: neither is the case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// The first value that differs, in the order of the graph.
+    /// The first value that differs, in the order of the graph. `None`: no value differs, or values were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_difference: Option<Difference>,
-    /// The comparison with the original without a run.
+    /// The comparison with the original without a run. `None`: it has not been done, or has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unchanged: Option<UnchangedReport>,
-    /// The comparison of the values in between.
+    /// The comparison of the values between inputs and outputs. `None`: they were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<ValuesReport>,
-    /// How the file was converted after it was cut, if so.
+    /// How the file was converted after it was cut. `None`: it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversion: Option<Conversion>,
-    /// Nodes of the pruned file for which standard operators stood in, since ONNX Runtime has no kernel for them on the CPU.
+    /// Nodes of the pruned file that standard operators replaced because ONNX Runtime has no CPU kernel for them.
     pub stand_ins: Vec<StandIn>,
-    /// What was not compared as it is meant to be, and why.
+    /// What was not compared in the usual way, and why.
     pub notes: Vec<String>,
-    /// ONNX Runtime's version.
+    /// The version of ONNX Runtime.
     pub onnxruntime: String,
 }
 
 impl VerifyReport {
-    /// Nothing has run yet.
+    /// Creates the report of a verification in which nothing has run.
     pub(super) fn new(rounding: Rounding, runtime: &Runtime, options: &VerifyOptions) -> Self {
         Self {
             passed: true,
@@ -140,12 +140,12 @@ impl VerifyReport {
         }
     }
 
-    /// A file that is wrong without having run.
+    /// Creates the report of a file that is wrong without having run.
     pub(super) fn failed(analysis: &Analysis, runtime: &Runtime, options: &VerifyOptions, why: String) -> Self {
         Self { passed: false, failure: Some(why), ..Self::new(Rounding::of(analysis), runtime, options) }
     }
 
-    /// The worst relative error of all outputs.
+    /// Returns the worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
         self.runs.iter().map(RunReport::worst).fold(0.0, f64::max)
     }

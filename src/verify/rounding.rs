@@ -1,10 +1,10 @@
-//! What a network rounds on its way: half precision, and activations in a few quantisation steps.
+//! The rounding of a network: half precision, and activations quantised to few steps.
 //!
-//! Rounding can hide a fault as large as one wrong channel, and a difference in the last bit becomes a whole step. So
-//! networks that round are compared as they are with a tolerance of a few steps, and once more *without rounding*: what
-//! has half precision is [widened](super::widen), and quantised activations pass as they are. Both networks are
-//! written so by the operators themselves ([`Operator::without_rounding`]), so that what is compared are the same numbers.
-//! Quantised weights stay what they are: they are the same numbers in both files.
+//! Rounding can hide a fault as large as one wrong channel, and a difference in the last bit may become a whole step.
+//! Networks that round are therefore compared as they are with a tolerance of a few steps, and once more *without
+//! rounding*: half precision is [widened](super::widen), and activations are not quantised. The operators themselves
+//! write both networks in this form ([`Operator::without_rounding`]), so the same numbers are compared. Quantised weights
+//! are left as they are: they are the same numbers in both files.
 
 use super::widen;
 use crate::analysis::Analysis;
@@ -19,16 +19,16 @@ use crate::onnx::{DataType, GraphProto, ModelProto};
 use crate::operator::{LowerCx, Operator};
 use crate::ops;
 
-/// Names of new values and constants begin with this.
+/// The prefix of the names of new values and constants.
 const PREFIX: &str = "__unrounded";
 
-/// Relative tolerance in half precision, where rounding alone differs by so much.
+/// Relative tolerance in half precision, whose rounding alone causes differences of this size.
 pub(super) const HALF: f64 = 2e-2;
 
-/// Quantisation steps by which outputs may differ.
+/// Number of quantisation steps by which outputs may differ.
 const STEPS: f64 = 4.0;
 
-/// No tolerance is larger: what remains is a sign of life.
+/// Maximum tolerance. At this one, a run shows little more than that the network works.
 const MOST: f64 = 0.25;
 
 /// How a network rounds.
@@ -36,12 +36,12 @@ const MOST: f64 = 0.25;
 pub(super) struct Rounding {
     /// Whether any value has half precision.
     pub(super) is_half: bool,
-    /// The bits of the coarsest activations that are quantised.
+    /// The number of bits of the coarsest quantised activations. `None`: no activation is quantised.
     pub(super) bits: Option<u32>,
 }
 
 impl Rounding {
-    /// How the network of an analysis rounds.
+    /// Returns how the network of an analysis rounds.
     pub(super) fn of(analysis: &Analysis) -> Self {
         let is_half = analysis.facts.values.iter().flatten().any(|fact| widen::is_half(fact.dtype as i32));
         let is_constant = computed_from_constants(&analysis.graph);
@@ -59,16 +59,16 @@ impl Rounding {
         self.is_half || self.bits.is_some()
     }
 
-    /// The relative tolerance for the network as it is; `exact` is that of one that does not round.
+    /// Returns the relative tolerance for the network as it is; `exact` is that of a network without rounding.
     pub(super) fn tolerance(self, exact: f64) -> f64 {
         let half = if self.is_half { HALF } else { exact };
-        // A step is a share of the whole range, which may be twice the largest magnitude.
+        // A step is a fraction of the whole range, which may be twice the largest magnitude.
         let steps = |bits: u32| (STEPS * 2.0 / ((1_u64 << bits) - 1) as f64).min(MOST);
         self.bits.map_or(0.0, steps) + half
     }
 }
 
-/// The bits in which quantised numbers of a type differ from their neighbours; `None` for types that do not round.
+/// Returns the number of significant bits of a quantised type. `None`: the type does not round.
 fn significant_bits(dtype: DataType) -> Option<u32> {
     match dtype {
         DataType::Float8e4m3fn | DataType::Float8e4m3fnuz => Some(4),
@@ -80,7 +80,7 @@ fn significant_bits(dtype: DataType) -> Option<u32> {
     }
 }
 
-/// Which values are computed from constants alone.
+/// Returns which values are computed from constants alone.
 fn computed_from_constants(graph: &Graph) -> Vec<bool> {
     let mut is_constant: Vec<bool> = graph.values.iter().map(|value| value.initializer.is_some()).collect();
     for node in &graph.nodes {
@@ -91,7 +91,7 @@ fn computed_from_constants(graph: &Graph) -> Vec<bool> {
     is_constant
 }
 
-/// A network whose quantised activations are not rounded; `proto` has the operator sets of `model`.
+/// Returns a network whose quantised activations are not rounded. `proto` has the operator sets of `model`.
 ///
 /// # Errors
 /// The network contradicts itself, or quantises activations in a form that can't be written without rounding.
@@ -99,7 +99,7 @@ pub(super) fn without_rounding(model: &Model, proto: &ModelProto) -> Result<Mode
     let model = model.with_graph(proto.graph.clone().unwrap_or_default());
     let graph = Graph::new(&model)?;
     let operators = ops::parse(&graph);
-    // Rules of this kind need no shapes, which are not known of all that is compared.
+    // These rules need no shapes, which are not known for all compared networks.
     let facts = Facts::unknown(graph.values.len());
     let is_constant = computed_from_constants(&graph);
     let mut builder = Builder::new(PREFIX, graph.opset, graph.names());
@@ -117,7 +117,7 @@ pub(super) fn without_rounding(model: &Model, proto: &ModelProto) -> Result<Mode
     let mut rewritten = GraphProto { node: builder.nodes, value_info: Vec::new(), ..model.graph().clone() };
     rewritten.initializer.extend(builder.initializers);
     for output in &mut rewritten.output {
-        // What was quantised is a float now; ONNX Runtime finds out by itself.
+        // Quantised outputs are floats now; ONNX Runtime infers their type.
         let tensor = match output.r#type.as_ref().and_then(|declared| declared.value.as_ref()) {
             Some(Value::TensorType(tensor)) => DataType::try_from(tensor.elem_type).ok(),
             _ => None,

@@ -1,4 +1,4 @@
-//! The runs of one verification, and what they amount to.
+//! The runs of one verification, and their evaluation.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,43 +15,43 @@ use crate::lower;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
-/// Sets of sizes of symbolic dimensions on which a pruned file is compared.
+/// Number of sets of sizes of symbolic dimensions on which a pruned file is compared.
 const RUNS: usize = 2;
 
-/// What a pruned network is compared with.
+/// The reference that a pruned network is compared with.
 pub(super) struct Expected<'a> {
-    /// The reference, with all comparisons while there is a proof.
+    /// A session of the reference. `None`: the proof computes its outputs, or no session has been needed.
     session: Option<Session>,
     proof: Option<Proof<'a>>,
-    /// Whether nothing but outputs is to be compared.
+    /// Whether only outputs are compared.
     is_plain: bool,
 }
 
 impl<'a> Expected<'a> {
-    /// The reference alone.
+    /// Returns the reference without a proof.
     pub(super) fn plain(session: Session) -> Self {
         Self { session: Some(session), proof: None, is_plain: true }
     }
 
-    /// The reference with the proof.
+    /// Returns the reference with the proof.
     pub(super) fn proving(proof: Proof<'a>) -> Self {
         Self { session: None, proof: Some(proof), is_plain: false }
     }
 }
 
-/// A verification under way.
+/// A verification in progress.
 pub(super) struct Verification<'a> {
     pub(super) analysis: &'a Analysis,
     pub(super) kept: &'a HashMap<Reader, KeptAxes>,
     pub(super) reference: Reference,
     pub(super) runtime: &'a Runtime,
     pub(super) report: VerifyReport,
-    /// Whether tolerances were asked for, which no rounding excuses then.
+    /// Whether the user has set tolerances. Rounding is then no excuse for a difference beyond them.
     pub(super) is_strict: bool,
 }
 
 impl Verification<'_> {
-    /// A session of the original file.
+    /// Creates a session of the original file.
     ///
     /// # Errors
     /// ONNX Runtime rejects it.
@@ -59,22 +59,22 @@ impl Verification<'_> {
         lower::session(self.runtime, &self.analysis.model, &SessionOptions::default())
     }
 
-    /// The error of a network that must run and does not.
+    /// Returns the error for a network that must run and does not.
     pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
         let text = || format!("the {what} does not run in ONNX Runtime: {error}");
         self.foreign(error).unwrap_or_else(|| Error::unmet(text()).in_file(self.analysis.model.path()))
     }
 
-    /// The error where ONNX Runtime lacks an operator of the network, so that nothing can be verified.
+    /// Returns the error that nothing can be verified, if ONNX Runtime lacks an operator of the network.
     pub(super) fn foreign(&self, error: &RuntimeError) -> Option<Error> {
         let unknown = lower::foreign(&self.analysis.model, error, "the cut can't be verified")?;
         Some(unknown.hint(
-            "--no-verify writes the cut without a proof; compare the two files in the engine that has the operator, or \
-             replace the node by standard operators before pruning",
+            "--no-verify writes the cut unverified; compare the two files in the engine that has the operator, or \
+             replace the node with standard operators before pruning",
         ))
     }
 
-    /// Notes that the pruned file is wrong.
+    /// Records that the pruned file is wrong.
     fn fail(&mut self, why: String) {
         self.report.passed = false;
         self.report.failure = Some(why);
@@ -84,7 +84,7 @@ impl Verification<'_> {
     /// they ran.
     ///
     /// # Errors
-    /// The reference runs on none.
+    /// The reference runs on none of the variants.
     pub(super) fn run<'p>(
         &mut self,
         pair: &Pair<'_>,
@@ -105,7 +105,7 @@ impl Verification<'_> {
         };
         let (mut refused, mut ran) = (None, Vec::new());
         let mut variants = VecDeque::from(variants);
-        // What the proof has given for the next variants: those of all runs at once, so that its sessions are made once.
+        // Outputs of the proof for the next variants. It computes all runs at once, so that its sessions are created once.
         let mut ahead = VecDeque::new();
         while ran.len() < RUNS {
             if let (Some(proof), true) = (&mut expected.proof, ahead.is_empty()) {
@@ -121,7 +121,7 @@ impl Verification<'_> {
             let outputs = match self.expected(pair, &mut expected, &converted, ahead.pop_front()) {
                 Ok(outputs) => outputs,
                 Err(error) => {
-                    // A network may refuse sizes that it declares; then so must the original itself.
+                    // A network may reject sizes that it declares. The original itself must then reject them too.
                     if self.original().is_ok_and(|mut original| original.run(&inputs).is_ok()) {
                         return Err(self.unmet(&error, "reference graph"));
                     }
@@ -175,14 +175,14 @@ impl Verification<'_> {
         if let (Some(error), true) = (refused, ran.is_empty()) {
             return Err(self
                 .unmet(&error, "original network")
-                .hint("give the sizes at which it runs with --size, or inputs with --inputs"));
+                .hint("pass sizes at which the network runs with --size, or inputs with --inputs"));
         }
         self.finish(pair, rtol, expected, &ran);
         Ok(ran)
     }
 
-    /// Whether rounding explains what outputs of the last run differ by: every node agrees on the original's values, and
-    /// the original itself, each value changed as rounding changes it, gives outputs that differ as much.
+    /// Whether rounding explains the differences of the outputs of the last run. It does if every node agrees on the
+    /// original's values, and if rounding every value of the original changes its outputs as much.
     fn is_rounding(
         &mut self,
         expected: &Expected<'_>,
@@ -203,7 +203,7 @@ impl Verification<'_> {
         true
     }
 
-    /// What is said of outputs that differ by what rounding explains; they pass if nothing else stays unproven.
+    /// Adds notes on outputs whose differences rounding explains. They pass if every other value is proved.
     fn settle_rounding(&mut self, is_proved: bool) {
         let outputs = self.report.runs.iter_mut().flat_map(|run| &mut run.outputs);
         let mut notes = Vec::new();
@@ -214,20 +214,20 @@ impl Verification<'_> {
                 output.passed = false;
                 self.report.passed = false;
                 notes.push(format!(
-                    "output {name:?} differs by {absolute:.1e}; rounding alone moves it by {moved:.1e}, but not every value is \
-                     proved"
+                    "output {name:?} differs by {absolute:.1e}; rounding alone changes it by {moved:.1e}, but not \
+                     every value is proved"
                 ));
                 continue;
             }
             notes.push(format!(
-                "output {name:?} is inconclusive on these inputs: it differs by {absolute:.1e}, and rounding alone moves it by \
-                 {moved:.1e}; every node agrees on the original's values"
+                "output {name:?} is inconclusive on these inputs: it differs by {absolute:.1e}, and rounding alone \
+                 changes it by {moved:.1e}; every node agrees on the original's values"
             ));
         }
         self.report.notes.extend(notes);
     }
 
-    /// What the reference gives, with all comparisons where the proof gave them.
+    /// Returns the outputs of the reference, with those of all comparisons if the proof computed them.
     fn expected(
         &mut self,
         pair: &Pair<'_>,
@@ -238,7 +238,7 @@ impl Verification<'_> {
         match of_proof.filter(|_| expected.proof.is_some()) {
             Some(Ok(outputs)) => return Ok(outputs),
             Some(Err(error)) => {
-                // It may be the sizes that fail, or the comparison.
+                // Either the sizes or the comparison may be the cause.
                 let mut plain = pair.reference_session(self.runtime)?;
                 let outputs = plain.run(inputs)?;
                 expected.session = Some(plain);
@@ -258,19 +258,19 @@ impl Verification<'_> {
         }
     }
 
-    /// Goes on without the proof by induction.
+    /// Continues without the proof by induction.
     fn give_up(&mut self, expected: &mut Expected<'_>, error: &RuntimeError) {
         expected.proof = None;
-        let text = format!("the nodes could not be compared one by one, only from end to end: {error}");
+        let text = format!("the nodes could not be compared one by one, only the networks as a whole: {error}");
         self.report.notes.push(text);
     }
 
-    /// What is left to do when both have run.
+    /// Completes the verification when both networks have run.
     fn finish(&mut self, pair: &Pair<'_>, rtol: f64, expected: Expected<'_>, ran: &[Variant]) {
         let Some((_, inputs)) = ran.first() else { return };
         let Some(mut proof) = expected.proof else {
             self.settle_rounding(false);
-            // In half precision the same is compared once more in single precision.
+            // Half precision is compared once more in single precision.
             if pair.is_widened || pair.is_unrounded || !expected.is_plain {
                 self.prove_by_values(pair, rtol, ran);
             }
@@ -285,7 +285,7 @@ impl Verification<'_> {
                 return;
             }
             Err(Fault::Failed(error)) => {
-                let text = format!("nodes whose values prove nothing could not be run on noise: {error}");
+                let text = format!("the nodes whose values prove nothing could not run on noise: {error}");
                 self.report.notes.push(text);
             }
         }
@@ -300,12 +300,12 @@ impl Verification<'_> {
     fn fail_unproved(&mut self, values: &super::ValuesReport) {
         self.fail(format!(
             "nothing is proved: the outputs, and all {} values that the cut touches, are constant, tiny or not finite; \
-             give other inputs with --inputs",
+             use other inputs with --inputs",
             values.compared
         ));
     }
 
-    /// Compares the values in between from end to end, on the inputs of the first run.
+    /// Compares the values between inputs and outputs, with each network run as a whole on the inputs of the first run.
     pub(super) fn prove_by_values(&mut self, pair: &Pair<'_>, rtol: f64, variants: &[Variant]) {
         let Some((_, inputs)) = variants.first() else {
             return;
@@ -322,7 +322,7 @@ impl Verification<'_> {
                 }
                 self.report.values = Some(values);
             }
-            Err(error) => self.fail(format!("the values in between can't be compared: {error}")),
+            Err(error) => self.fail(format!("the values between inputs and outputs can't be compared: {error}")),
         }
     }
 

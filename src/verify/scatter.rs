@@ -1,4 +1,4 @@
-//! A weight of the cut at the size of the original's, its elements where they were kept from and zeros elsewhere.
+//! A weight of the cut at the size of the original's: its elements at the kept indices, and zeros elsewhere.
 
 use std::io::{Error as IoError, Write};
 
@@ -16,9 +16,9 @@ pub(super) struct Scattered {
     data_type: DataType,
     /// The sizes of the original's weight.
     dims: Vec<i64>,
-    /// For every axis up to the last that lost something: for every index of the original, the one in the cut.
+    /// For every axis up to the last that lost indices: for every index of the original, the one in the cut.
     axes: Vec<Vec<Option<usize>>>,
-    /// Bytes that stay together below those axes.
+    /// Size in bytes of the contiguous elements below those axes.
     block: usize,
     /// The elements of the cut.
     elements: Bytes,
@@ -28,13 +28,13 @@ impl Scattered {
     /// Scatters `elements` into a tensor of these sizes. Axes that `kept` does not name are whole.
     ///
     /// # Errors
-    /// An axis or index that is not there; elements that do not fill the kept places.
+    /// An axis or index does not exist, or the elements do not fill the kept indices.
     pub(super) fn new(data_type: DataType, dims: &[i64], kept: &KeptAxes, elements: Bytes) -> Result<Self, String> {
         let sizes: Option<Vec<usize>> = dims.iter().map(|size| usize::try_from(*size).ok()).collect();
         let sizes = sizes.ok_or_else(|| format!("its shape {dims:?} has a negative size"))?;
         let count = kept.keys().next_back().map_or(0, |last| last + 1);
         if count > sizes.len() {
-            return Err(format!("it has no axis {} among {dims:?}", count - 1));
+            return Err(format!("its shape {dims:?} has no axis {}", count - 1));
         }
         let mut axes = Vec::new();
         for (axis, size) in sizes[..count].iter().enumerate() {
@@ -60,19 +60,19 @@ impl Scattered {
         Ok(scattered)
     }
 
-    /// The same elements in another shape.
+    /// Returns the same elements in another shape.
     pub(super) fn reshaped(self, dims: &[i64]) -> Self {
         Self { dims: dims.to_vec(), ..self }
     }
 
-    /// Bytes of the cut below one index of the axes before `axis`.
+    /// Returns the number of bytes of the cut below one index of the axes before `axis`.
     fn kept_bytes(&self, axis: usize) -> usize {
         let kept = self.axes[axis..].iter().map(|places| places.iter().flatten().count());
         kept.fold(self.block, usize::saturating_mul)
     }
 
-    /// Writes what lies below one index of the axes before `axis`, which in the cut begins at `start`; zeros where
-    /// that index is removed.
+    /// Writes the elements below one index of the axes before `axis`. In the cut, they begin at `start`; `None`: the index
+    /// is removed, and zeros are written.
     fn write_from(&self, axis: usize, start: Option<usize>, out: &mut dyn Write) -> std::io::Result<()> {
         let Some(start) = start else {
             let sizes = self.axes[axis..].iter().map(Vec::len);
@@ -86,7 +86,7 @@ impl Scattered {
         };
         let Some(places) = self.axes.get(axis) else {
             let elements = self.elements.get(start..start + self.block);
-            return out.write_all(elements.ok_or_else(|| IoError::other("an element that is not there"))?);
+            return out.write_all(elements.ok_or_else(|| IoError::other("an element does not exist"))?);
         };
         let stride = self.kept_bytes(axis + 1);
         places.iter().try_for_each(|place| self.write_from(axis + 1, place.map(|at| start + at * stride), out))
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_come_to_the_places_they_were_kept_from() {
+    fn elements_are_scattered_to_the_kept_indices() {
         let kept = KeptAxes::from([(0, vec![0, 2]), (2, vec![1])]);
         let elements = Bytes::from_static(&[1, 2, 3, 4]);
         let scattered = Scattered::new(DataType::Uint8, &[3, 2, 2], &kept, elements.clone()).unwrap();

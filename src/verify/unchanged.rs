@@ -1,9 +1,9 @@
-//! What a cut does not change: comparing the pruned file with the original and the plan, without running either.
+//! Comparison of the pruned file with the original and the plan, without running either: what a cut must not change.
 //!
-//! Every node of the pruned file is the original's: operator, attributes, inputs and outputs. Every constant that the plan
-//! names holds the original's elements at the kept indices, every other constant all of them, bit for bit. What a cut may
-//! write are integers that name sizes: attributes, and inputs that an integer constant takes the place of. Whether those
-//! are the right ones is left to the runs ([`super::proof`]), which compare all that such a node gives.
+//! Every node of the pruned file must equal the original's in operator, attributes, inputs and outputs. Every constant
+//! that the plan names must contain the original's elements at the kept indices, every other constant all of them, bit for
+//! bit. A cut may only write integers that name sizes: attributes, and inputs that an integer constant replaces. Whether
+//! those are right is left to the runs ([`super::proof`]), which compare all outputs of such a node.
 
 mod elements;
 
@@ -32,45 +32,45 @@ use crate::operator::reference::KeptAxes;
 use elements::difference;
 use nodes::{Form, same_form};
 
-/// What the comparison of two files amounts to.
+/// The result of the comparison of two files.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct UnchangedReport {
-    /// Nodes of the pruned file that are the original's.
+    /// Number of nodes of the pruned file that equal the original's.
     pub nodes: usize,
-    /// Nodes of which the cut has changed attributes or inputs that name sizes. What they give is compared in the runs.
+    /// Number of nodes whose attributes or inputs that name sizes were changed by the cut. The runs compare their outputs.
     pub edited: usize,
-    /// Constants of the pruned file whose elements are the original's, or its kept ones.
+    /// Number of constants of the pruned file whose elements are all the original's, or its kept ones.
     pub constants: usize,
     /// Names of constants that could not be compared.
     pub not_compared: Vec<String>,
 }
 
-/// Where a constant of the pruned file comes from.
+/// The origin of a constant of the pruned file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// A reader of the original that reads it: the first output of the node, and the input slot.
+    /// A node of the original that reads it: its first output, and the input slot.
     pub(super) reader: (String, usize),
-    /// What is kept of what that reads.
+    /// The kept indices of the value that it reads.
     pub(super) axes: KeptAxes,
 }
 
-/// What the comparison found out for the runs.
+/// The results of the comparison that the runs need.
 #[derive(Debug, Default)]
 pub(super) struct Unchanged {
-    /// Constants of the pruned file that hold elements of the original, by their names.
+    /// Constants of the pruned file that contain elements of the original, by their names.
     pub(super) origins: HashMap<String, Origin>,
-    /// First outputs of the nodes that are not the original's in every attribute and input.
+    /// First outputs of the nodes that differ from the original's in an attribute or an input.
     pub(super) edited: HashSet<String>,
     pub(super) report: UnchangedReport,
-    /// What could not be computed for it, and what differs though nothing computes with it.
+    /// What could not be computed for the comparison, and differences that no computation depends on.
     pub(super) notes: Vec<String>,
 }
 
-/// What of a pruned file is not the original's, in words.
+/// A difference between a pruned file and the original, in words.
 #[derive(Debug)]
 pub(super) struct Changed(pub(super) String);
 
-/// Why the comparison ended.
+/// The reason why the comparison ended.
 enum Stop {
     Changed(String),
     Failed(Error),
@@ -82,10 +82,10 @@ impl From<Error> for Stop {
     }
 }
 
-/// Compares a pruned file with the original under a plan. Weights that are named as `changed` may hold other elements.
+/// Compares a pruned file with the original under a plan. Weights that `changed` names may have other elements.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn compare(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,
@@ -131,13 +131,13 @@ struct Comparison<'a> {
     graph: &'a Graph,
     /// The constants of the pruned file by name.
     constants: HashMap<&'a str, &'a TensorProto>,
-    /// Names of weights that may hold other elements.
+    /// Names of weights that may have other elements.
     exempt: HashSet<&'a str>,
     changed: Option<&'a ChangedWeights>,
-    /// What nodes give that the original does not have.
+    /// Outputs of nodes that the original lacks.
     new: HashSet<&'a str>,
     found: Unchanged,
-    /// Constants that have been compared: the name in the pruned file, the value of the original, what is kept of it.
+    /// Constants that have been compared: the name in the pruned file, the value of the original, its kept indices.
     compared: HashSet<(String, ValueId, KeptAxes)>,
     not_compared: BTreeSet<String>,
 }
@@ -157,14 +157,14 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// The node of the original that gives what a node of the pruned file gives.
+    /// Returns the node of the original with the same first output as a node of the pruned file.
     fn original_of(&self, node: &Node) -> Option<&'a Node> {
         let graph = &self.analysis.graph;
         let (producer, _) = graph.values[graph.value(node.proto.first_output())?].producer?;
         Some(&graph.nodes[producer])
     }
 
-    /// A node that the original does not have: what it gives may only stand where a size does.
+    /// Checks a node that the original lacks: its outputs may only replace sizes.
     fn new_node(&mut self, node: &'a Node) -> Result<(), Stop> {
         self.new.extend(node.proto.output.iter().map(String::as_str).filter(|name| !name.is_empty()));
         let taken =
@@ -173,13 +173,14 @@ impl<'a> Comparison<'a> {
             });
         match taken {
             Some(name) => {
-                Err(Stop::Changed(format!("{:?} gives {name:?}, which the original has elsewhere", node.name)))
+                let text = format!("node {:?} outputs {name:?}, a name that the original uses elsewhere", node.name);
+                Err(Stop::Changed(text))
             }
             None => Ok(()),
         }
     }
 
-    /// Whether a value of the original comes from somewhere: a node, an initializer, an input.
+    /// Whether a value of the original has a source: a node, an initializer, or an input.
     fn is_given(&self, value: ValueId) -> bool {
         let value = &self.analysis.graph.values[value];
         value.producer.is_some() || value.initializer.is_some() || value.is_input
@@ -210,7 +211,7 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Compares what two nodes read at a slot. Returns whether the cut has put a size there.
+    /// Compares the inputs of two nodes at a slot. Returns whether the cut has put a size there.
     fn input(&mut self, original: &Node, node: &Node, slot: usize) -> Result<bool, Stop> {
         let (expected, found) = (input_of(original, slot), input_of(node, slot));
         let output = original.proto.first_output();
@@ -242,7 +243,7 @@ impl<'a> Comparison<'a> {
             }
             let same_name = found == expected;
             match self.constant(found, value, axes, Some((output.to_owned(), slot))) {
-                // A size that the cut has written, under a name of its own.
+                // A size that the cut has written under a new name.
                 Err(Stop::Changed(_)) if !same_name && axes.is_empty() && self.takes_size(value, found) => {
                     return Ok(true);
                 }
@@ -252,7 +253,7 @@ impl<'a> Comparison<'a> {
             }
         }
         if !axes.is_empty() {
-            return Err(fail(format!("the plan cuts {expected:?}, and {found:?} is no constant")));
+            return Err(fail(format!("the plan cuts {expected:?}, but {found:?} is not a constant")));
         }
         if found == expected {
             return Ok(false);
@@ -263,14 +264,14 @@ impl<'a> Comparison<'a> {
         Err(fail(format!("expected {expected:?}, found {found:?}")))
     }
 
-    /// Whether a value of the original is one of integers, so that a size may stand there.
+    /// Whether a value of the original may be a size because it does not have a floating point type.
     fn takes_size(&self, value: ValueId, found: &str) -> bool {
         let fact = self.analysis.facts.values[value].as_ref();
         fact.is_none_or(|fact| !fact.is_float()) && self.is_size(found)
     }
 
-    /// Whether a name of the pruned file is one of an integer constant, or of what a new node gives. What the original has
-    /// elsewhere is none.
+    /// Whether a name of the pruned file is that of an integer constant, or of an output of a new node. Names that the
+    /// original uses elsewhere do not count.
     fn is_size(&self, name: &str) -> bool {
         if self.analysis.graph.value(name).is_some_and(|value| self.is_given(value)) {
             return false;
@@ -284,7 +285,7 @@ impl<'a> Comparison<'a> {
         self.found.origins.entry(name.to_owned()).or_insert_with(origin);
     }
 
-    /// Compares a constant of the pruned file with what is kept of a value of the original.
+    /// Compares a constant of the pruned file with the kept part of a value of the original.
     fn constant(
         &mut self,
         name: &str,
@@ -323,18 +324,18 @@ impl<'a> Comparison<'a> {
             };
         }
         if fold.contains(value) {
-            // It could not be computed; the runs compare what is made of it.
+            // The value could not be computed; the runs compare what is computed from it.
             self.not_compared.insert(name.to_owned());
             return Ok(());
         }
-        // A number that the original computes from sizes, which the cut keeps at its old value.
+        // A number that the original computes from sizes. The cut keeps its old value.
         if let Some(frozen) = facts.values[value].as_ref().and_then(|fact| frozen(name, fact))
             && axes.is_empty()
             && let elements::Comparison::Same = difference((model, &frozen), axes, (self.pruned, found), false)?
         {
             return Ok(());
         }
-        Err(Stop::Changed(format!("the constant {name:?} stands where the original computes {}", what())))
+        Err(Stop::Changed(format!("found constant {name:?} instead of {}, which the original computes", what())))
     }
 }
 
@@ -342,7 +343,7 @@ fn input_of(node: &Node, slot: usize) -> &str {
     node.proto.input.get(slot).map_or("", String::as_str)
 }
 
-/// A value that is known without a run, as a tensor.
+/// Returns a value that is known without a run, as a tensor.
 fn frozen(name: &str, fact: &Fact) -> Option<TensorProto> {
     let Some(Known::Floats(values)) = &fact.known else { return None };
     let dims = static_shape(fact.shape.as_ref()?)?.into_iter().map(|size| size as i64).collect::<Vec<_>>();

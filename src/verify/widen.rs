@@ -1,9 +1,9 @@
 //! Models of half precision, computed in single precision.
 //!
-//! In half precision, rounding alone differs by as much as one wrong channel would. So both networks that are compared
-//! also run *widened*: every weight is cast up where it enters the graph, and every type that the graph names as
-//! float16 or bfloat16 becomes float32. Casting up is exact, and the same to both, so that what is compared are still
-//! the numbers of the two files.
+//! In half precision, rounding alone causes differences as large as those of one wrong channel. Both compared networks
+//! therefore also run *widened*: every weight is cast up where it enters the graph, and every type that the graph names
+//! as float16 or bfloat16 becomes float32. Casting up is exact and the same for both, so the compared numbers are still
+//! those of the two files.
 
 use crate::array::{Array, ElementType};
 use crate::graph::tensor::stored_bytes;
@@ -17,8 +17,8 @@ pub(super) fn is_half(element_type: i32) -> bool {
     element_type == DataType::Float16 as i32 || element_type == DataType::Bfloat16 as i32
 }
 
-/// Makes a model compute in float32 whatever it computes in float16 or bfloat16. Its half precision inputs and outputs
-/// become float32 too. Initializers stay as they are, in external files too, and are cast in the graph.
+/// Changes a model to compute in float32 what it computes in float16 or bfloat16. Its half precision inputs and outputs
+/// become float32 too. Initializers, also in external files, remain unchanged and are cast in the graph.
 ///
 /// Functions local to the model must have been inlined.
 pub(super) fn widen(model: &mut ModelProto) {
@@ -28,7 +28,7 @@ pub(super) fn widen(model: &mut ModelProto) {
     }
 }
 
-/// An input as a widened model takes it.
+/// Converts an input to the type that a widened model takes.
 pub(super) fn widen_array(array: &Array) -> Array {
     match array.element_type() {
         ElementType::F16 | ElementType::BF16 => array.cast(ElementType::F32),
@@ -49,14 +49,14 @@ fn widen_graph(graph: &mut GraphProto, names: &mut Names) {
             ..NodeProto::default()
         });
     }
-    // Files of old revisions list initializers among the inputs, as defaults; nothing else is ever fed to them.
+    // Files of old IR versions list initializers among the inputs, as defaults; nothing else is ever fed to them.
     graph.input.retain(|input| !casts.iter().any(|cast| cast.output[0] == input.name));
     for value in graph.input.iter_mut().chain(&mut graph.output) {
         if let Some(declared) = value.r#type.as_mut() {
             widen_type(declared);
         }
     }
-    // What the file says of values in between would contradict their new types.
+    // The declared types of intermediate values would contradict their new types.
     graph.value_info.clear();
     for node in &mut graph.node {
         node.attribute.iter_mut().for_each(|attribute| widen_attribute(attribute, names));
@@ -81,7 +81,7 @@ fn widen_type(declared: &mut TypeProto) {
     }
 }
 
-/// Attributes by which operators name the type of what they make. They are integers from `TensorProto.DataType`.
+/// Attributes with which operators name their output type. They are integers from `TensorProto.DataType`.
 pub(super) const TYPE_ATTRIBUTES: [&str; 4] = ["to", "dtype", "output_dtype", "output_datatype"];
 
 fn widen_attribute(attribute: &mut AttributeProto, names: &mut Names) {
@@ -98,7 +98,7 @@ fn widen_attribute(attribute: &mut AttributeProto, names: &mut Names) {
     }
 }
 
-/// A constant that a node holds. One in an external file stays; ONNX Runtime refuses the model then.
+/// Converts a constant of a node. One in an external file remains unchanged; ONNX Runtime then rejects the model.
 fn widen_tensor(tensor: &mut TensorProto) {
     if !is_half(tensor.data_type) || !tensor.external_data.is_empty() {
         return;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_file_has_already_are_left_to_it() {
+    fn new_names_differ_from_those_of_the_file() {
         let node = NodeProto { output: vec!["w/__narrow".to_owned()], ..NodeProto::default() };
         let graph = GraphProto { node: vec![node], initializer: vec![half_tensor(&[1.5])], ..GraphProto::default() };
         let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
@@ -153,6 +153,6 @@ mod tests {
         assert_eq!(attributes[0].t.as_ref(), Some(&expected));
         assert_eq!(attributes[1].t.as_ref(), Some(&expected));
         assert_eq!(attributes[2].i, Some(1));
-        assert_eq!(attributes[3].i, Some(10), "no type, only the same number");
+        assert_eq!(attributes[3].i, Some(10), "not a type, only the same number");
     }
 }

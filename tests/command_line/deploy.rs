@@ -113,7 +113,7 @@ fn int8_stays_within_its_budget() {
         let int8 = &json["int8"];
         assert!(int8["quantized"].as_u64().unwrap() > 30, "{int8}");
         let kept = int8["kept"].as_array().unwrap();
-        assert!(kept.iter().any(|entry| entry["reason"] == "asked for"), "{kept:?}");
+        assert!(kept.iter().any(|entry| entry["reason"].as_str().unwrap().contains("--keep")), "{kept:?}");
         let model = decoded(&bundle.join("model.onnx"));
         let count = |op: &str| model.graph.node.iter().filter(|node| node.op_type == op).count();
         assert!(count("DequantizeLinear") > count("QuantizeLinear") && count("QuantizeLinear") > 20);
@@ -161,7 +161,7 @@ fn what_half_precision_does_not_hold_stays_in_float32() {
     let (json, model) = built(&net.finish(&[2, 4, 8, 8], &y, &[2, 4, 16, 16]), &["--target", "ort-cuda"]);
     let kept = reasons(&json);
     let has = |op: &str, text: &str| kept.iter().any(|(own, reason)| own == op && reason.contains(text));
-    assert!(has("Mul", "gives elements up to") && has("GlobalAveragePool", "reads elements up to"), "{kept:?}");
+    assert!(has("Mul", "elements up to") && has("GlobalAveragePool", "reads elements up to"), "{kept:?}");
     assert!(has("Add", "reads") && has("Sqrt", "reads elements up to"), "{kept:?}");
     assert!(!kept.iter().any(|(op, _)| op == "Conv" || op == "Resize"), "{kept:?}");
     assert!(json["distances"][0]["relative"].as_f64().unwrap() < 5e-3, "{}", json["distances"]);
@@ -193,11 +193,11 @@ fn bodies_read_float32_and_bfloat16_needs_a_version_that_has_it() {
     };
     let (json, _) = built(&graph(17), &["--target", "ort-cuda"]);
     let kept = reasons(&json);
-    assert!(kept.contains(&("If".to_owned(), "has a graph of its own".to_owned())), "{kept:?}");
+    assert!(kept.iter().any(|(op, reason)| op == "If" && reason.contains("subgraph")), "{kept:?}");
     assert!(json["distances"][0]["relative"].as_f64().unwrap() < 5e-3);
     let (json, _) = built(&graph(17), &["--target", "ort-cuda", "--precision", "bf16"]);
-    let reason = "has no form in bfloat16 in this version of its operator set".to_owned();
-    assert!(reasons(&json).contains(&("Conv".to_owned(), reason)), "{:?}", reasons(&json));
+    let kept = reasons(&json);
+    assert!(kept.iter().any(|(op, reason)| op == "Conv" && reason.contains("bfloat16")), "{kept:?}");
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn what_makes_no_sense_is_refused() {
         ["deploy", path.to_str().unwrap(), bundle.to_str().unwrap(), "--target", "cpu", "--precision", "int8"];
     let ran = run(&arguments);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("version 13") && !bundle.exists(), "{}", ran.err);
+    assert!(ran.err.contains("opset 13") && !bundle.exists(), "{}", ran.err);
 }
 
 #[test]

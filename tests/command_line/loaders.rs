@@ -130,16 +130,16 @@ fn webnn_fixes_all_sizes() {
 fn a_network_that_does_not_fit_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
-    for (model, loader, found) in [
-        (fixture("ddpm_fashion16.onnx"), "optimum", "no input takes the states of a caption"),
-        (fixture("dit_fashion16.onnx"), "comfyui", "no input takes the states of a caption"),
+    for (model, loader, expected) in [
+        (fixture("ddpm_fashion16.onnx"), "optimum", "encoder_hidden_states"),
+        (fixture("dit_fashion16.onnx"), "comfyui", "context"),
     ] {
         let arguments =
             ["deploy", model.to_str().unwrap(), bundle.to_str().unwrap(), "--target", "ort-cuda", "--io", loader];
         let ran = run(&arguments);
         assert_eq!(ran.code, 2, "{}", ran.err);
         assert!(
-            ran.err.contains(found) && ran.err.contains("sample") && ran.err.contains("expected are"),
+            ran.err.contains("text encoder") && ran.err.contains("sample") && ran.err.contains(expected),
             "{}",
             ran.err
         );

@@ -138,7 +138,7 @@ fn inputs_that_do_not_fit_are_named() {
     assert_eq!(without.to_string(), "input \"timestep\" of the model is missing");
     let mut other = inputs.clone();
     other[1].0 = "step".to_owned();
-    assert!(session.run(&other).unwrap_err().to_string().contains("it has \"sample\", \"timestep\""));
+    assert!(session.run(&other).unwrap_err().to_string().contains("\"sample\", \"timestep\""));
     let mut other = inputs.clone();
     other[1].1 = other[1].1.cast(ElementType::F32);
     assert_eq!(session.run(&other).unwrap_err().to_string(), "input \"timestep\" must be i64, found f32");

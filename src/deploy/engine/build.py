@@ -1,7 +1,7 @@
 """Builds an engine from an ONNX file with the Python bindings of TensorRT or TensorRT for RTX.
 
-The request is JSON in the first argument. Lines of JSON on standard output tell what was found, how far the build is, and what
-came of it. The process ends without the libraries' own clean-up, which may crash where there is no GPU.
+The first argument is the request, as JSON. The script prints lines of JSON: the version that was found, the progress of
+the build, and its result. The process exits without the libraries' clean-up, which may crash on machines without a GPU.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-# Bindings, and the libraries that must be in the process before them where another package holds them.
+# Modules with bindings, and the libraries of other packages that must be loaded before them.
 MODULES = {
     "tensorrt": [("tensorrt", ())],
     "tensorrt-rtx": [
@@ -22,7 +22,7 @@ MODULES = {
 }
 
 
-def tell(**fields):
+def report(**fields):
     print(json.dumps(fields), flush=True)
 
 
@@ -52,7 +52,7 @@ def bindings(target):
 
 
 def capability_of_gpu():
-    """The compute capability of the first GPU, 89 for 8.9, from the driver."""
+    """Returns the compute capability of the first GPU from the driver, 89 for 8.9."""
     try:
         driver = ctypes.CDLL("libcuda.so.1" if os.name != "nt" else "nvcuda.dll")
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
@@ -69,7 +69,7 @@ def capability_of_gpu():
 
 def monitor(trt):
     class Monitor(trt.IProgressMonitor):
-        """Tells of the outermost phase, the steps of which are few."""
+        """Reports the progress of the outermost phase, which has few steps."""
 
         def __init__(self):
             trt.IProgressMonitor.__init__(self)
@@ -80,16 +80,16 @@ def monitor(trt):
             self.steps[phase_name] = num_steps
             if parent_phase is None:
                 self.outer = phase_name
-                tell(done=0, total=num_steps)
+                report(done=0, total=num_steps)
 
         def step_complete(self, phase_name, step):
             if phase_name == self.outer:
-                tell(done=step, total=self.steps[phase_name])
+                report(done=step, total=self.steps[phase_name])
             return True
 
         def phase_finish(self, phase_name):
             if phase_name == self.outer:
-                tell(done=self.steps[phase_name], total=self.steps[phase_name])
+                report(done=self.steps[phase_name], total=self.steps[phase_name])
 
     return Monitor()
 
@@ -100,9 +100,9 @@ def main():
     try:
         trt = bindings(target)
     except ImportError as error:
-        tell(missing=str(error))
+        report(missing=str(error))
         end(0)
-    tell(version=trt.__version__, module=trt.__name__)
+    report(version=trt.__version__, module=trt.__name__)
     if request.get("probe"):
         end(0)
 
@@ -117,19 +117,19 @@ def main():
                 messages.append(message)
 
     def fail(what):
-        tell(error=what, messages=list(dict.fromkeys(messages))[:10])
+        report(error=what, messages=list(dict.fromkeys(messages))[:10])
         end(0)
 
     builder = trt.Builder(Logger())
-    # TensorRT 11 has networks of no other kind, and no flag.
+    # In TensorRT 11, all networks are strongly typed, and there is no flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, builder.logger)
-    # By path, so that weights beside the file are found.
+    # Parses by path, so that weights beside the file are found.
     if not parser.parse_from_file(request["onnx"]):
         messages.extend(parser.get_error(index).desc() for index in range(parser.num_errors))
-        fail("the file can't be parsed")
-    # Attention without a kernel of its own is computed by elementary operations instead of being refused.
+        fail("TensorRT can't parse the file")
+    # Attention without its own kernel is then computed by elementary operations; otherwise it would be rejected.
     attention = getattr(trt.LayerType, "ATTENTION_INPUT", None)
     for index in range(network.num_layers if attention is not None else 0):
         layer = network.get_layer(index)
@@ -144,7 +144,7 @@ def main():
             known = getattr(trt.ComputeCapability, "SM" + capability, None)
             if known is None:
                 names = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-                fail(f"{trt.__name__} {trt.__version__} builds for no SM{capability}, but for {', '.join(names)}")
+                fail(f"{trt.__name__} {trt.__version__} does not support SM{capability}, only {', '.join(names)}")
             config.set_compute_capability(known, index)
     if request["shapes"]:
         profile = builder.create_optimization_profile()
@@ -169,7 +169,7 @@ def main():
     if cache is not None:
         with open(request["timing_cache"], "wb") as file:
             file.write(memoryview(config.get_timing_cache().serialize()))
-    tell(built=True, capability=capability_of_gpu())
+    report(built=True, capability=capability_of_gpu())
     end(0)
 
 

@@ -1,4 +1,4 @@
-//! What builds engines here.
+//! The search for a program that builds engines.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use crate::error::Error;
 /// The script that builds with Python's bindings.
 pub(super) const SCRIPT: &str = include_str!("build.py");
 
-/// What builds engines.
+/// A program that builds engines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineBuilder {
     pub(super) target: DeployTarget,
@@ -29,17 +29,17 @@ pub(super) enum Tool {
 }
 
 impl EngineBuilder {
-    /// Looks for NVIDIA's program on the PATH, then for a Python with its bindings: the one that is named, else that on the
-    /// PATH. One that is named is all that is looked at.
+    /// Searches for NVIDIA's program on the PATH, then for a Python with its bindings: the given one, or else the one on
+    /// the PATH. If a Python is given, nothing else is searched.
     ///
     /// # Errors
-    /// A target without engines; nothing is found: says what was looked for.
+    /// The target has no engines, or no builder was found; the error lists what was searched.
     pub fn find(target: DeployTarget, python: Option<&Path>) -> Result<Self, Error> {
         let program = match target {
             DeployTarget::Tensorrt => "trtexec",
             DeployTarget::TensorrtRtx => "tensorrt_rtx",
             other => {
-                let text = format!("--engine: there are engines of tensorrt and tensorrt-rtx, not of {}", other.name());
+                let text = format!("--engine: only tensorrt and tensorrt-rtx have engines, found {}", other.name());
                 return Err(Error::usage(text));
             }
         };
@@ -47,12 +47,12 @@ impl EngineBuilder {
         if python.is_none() {
             match on_path(program).map(|found| (version_of(&found), found)) {
                 Some((Some(version), found)) => return Ok(Self { target, tool: Tool::Program(found), version }),
-                Some((None, found)) => looked.push(format!("{} does not say its version", found.display())),
+                Some((None, found)) => looked.push(format!("{} does not print its version", found.display())),
                 None => looked.push(format!("no {program} on the PATH")),
             }
         }
         let pythons = match python {
-            // The build runs in the folder of the bundle. A name without a folder is looked for on the PATH by the system.
+            // The build runs in the folder of the bundle. The system searches a name without a folder on the PATH.
             Some(python) if python.components().count() > 1 => {
                 vec![std::path::absolute(python).unwrap_or_else(|_| python.to_owned())]
             }
@@ -68,24 +68,25 @@ impl EngineBuilder {
                 Err(text) => looked.push(format!("{}: {text}", python.display())),
             }
         }
-        Err(Error::unmet(format!("--engine: nothing here builds engines of {}: {}", target.name(), looked.join("; "))))
+        let text = format!("--engine: found nothing that builds engines of {}: {}", target.name(), looked.join("; "));
+        Err(Error::unmet(text).hint("install TensorRT's program or its Python bindings, or leave --engine out"))
     }
 
-    /// The builder without its place, which is nobody's business who gets the engine.
+    /// Returns the builder without its path, for reports that are passed on to others.
     pub(super) fn label(&self) -> String {
         let (Tool::Program(path) | Tool::Python(path)) = &self.tool;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         format!("{} {} ({name})", self.target.name(), self.version)
     }
 
-    /// The builder in words.
+    /// Returns the builder in words.
     pub fn describe(&self) -> String {
         let (Tool::Program(path) | Tool::Python(path)) = &self.tool;
         format!("{} ({} {})", path.display(), self.target.name(), self.version)
     }
 }
 
-/// A program on the PATH.
+/// Returns the path of a program on the PATH.
 fn on_path(name: &str) -> Option<PathBuf> {
     let names = if cfg!(windows) { vec![format!("{name}.exe")] } else { vec![name.to_owned()] };
     let folders = std::env::var_os("PATH")?;
@@ -94,8 +95,8 @@ fn on_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The version that NVIDIA's programs begin their output with, `[TensorRT v101300]`: major, two digits of the minor, two of the
-/// patch; before version 10 the major has one digit.
+/// Returns the version from the beginning of the output of NVIDIA's programs, `[TensorRT v101300]`: major, two digits of
+/// the minor, two of the patch. Before version 10, the major has one digit.
 fn version_of(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--help").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -115,21 +116,21 @@ pub(super) fn read_version(text: &str) -> Option<String> {
     Some(format!("{major}.{}.{}", rest / 100, rest % 100))
 }
 
-/// The version of the bindings that a Python has, or why it has none.
+/// Returns the version of the bindings of a Python, or why it has none.
 fn probed(target: DeployTarget, python: &Path) -> Result<String, String> {
     let request = json!({ "target": target.name(), "probe": true }).to_string();
     let output = Command::new(python)
         .args(["-c", SCRIPT, &request])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| format!("can't be run: {error}"))?;
+        .map_err(|error| format!("can't run: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let fields: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let field = |name: &str| fields.iter().find_map(|fields| fields.get(name)?.as_str().map(str::to_owned));
     if let Some(version) = field("version") {
         return Ok(version);
     }
-    let last = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it says nothing").to_owned();
+    let last = || String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or("it prints nothing").to_owned();
     Err(field("missing").unwrap_or_else(last))
 }
 
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_the_programs_write_them() {
+    fn versions_are_parsed_as_the_programs_print_them() {
         let of = |text: &str| read_version(text);
         assert_eq!(of("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # trtexec"), Some("8.6.1".into()));
         assert_eq!(of("&&&& RUNNING TensorRT.trtexec [TensorRT v101300] [b6]"), Some("10.13.0".into()));

@@ -1,4 +1,4 @@
-//! A build of an engine, in a process of its own.
+//! The build of an engine, in a separate process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -15,20 +15,20 @@ use crate::deploy::ranges::Steps;
 use crate::error::Error;
 use crate::files::Outputs;
 
-/// How often the caller is asked whether to go on.
+/// The interval at which the caller is asked whether to continue.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// The name of the engine while it is built.
+/// The file name of the engine while it is built.
 const UNNAMED: &str = "building.engine";
 
-/// Lines of a failed build that are told of.
-const TOLD: usize = 6;
+/// Maximum number of lines of a failed build that are shown.
+const SHOWN: usize = 6;
 
 impl EngineBuilder {
     /// Builds the engine of a network into its folder.
     ///
     /// # Errors
-    /// The build fails: with what the builder says; the caller stopped.
+    /// The build fails, and the error contains the builder's messages; or the caller stops it.
     pub fn build(&self, request: &EngineRequest<'_>, steps: &mut Steps<'_>) -> Result<Engine, Error> {
         let started = Instant::now();
         let mut command = match &self.tool {
@@ -66,7 +66,7 @@ impl EngineBuilder {
         Ok(Engine { bytes, builder: self.label(), seconds: started.elapsed().as_secs_f64(), file })
     }
 
-    /// For what an engine is: the capabilities that are named, the GPU's, or what TensorRT for RTX takes by itself.
+    /// Returns the capabilities of an engine for its name: those given, the GPU's, or the default of TensorRT for RTX.
     fn capability(&self, named: &[Capability], of_gpu: Option<String>) -> String {
         if !named.is_empty() {
             return named.iter().map(|one| format!("sm{}", one.digits())).collect::<Vec<_>>().join("-");
@@ -86,7 +86,7 @@ impl EngineBuilder {
             DeployTarget::TensorrtRtx => {}
             _ => {
                 arguments.push(format!("--timingCacheFile={TIMING_CACHE}"));
-                // TensorRT 10 chooses types by itself unless it is told not to; 11 always takes those of the file.
+                // TensorRT 10 chooses types by itself without this option; 11 always uses those of the file.
                 if self.major().is_some_and(|major| major < 11) {
                     arguments.push("--stronglyTyped".to_owned());
                 }
@@ -119,26 +119,26 @@ impl EngineBuilder {
     fn failed(&self, lines: &[String], fields: &[Value]) -> Error {
         let said = fields.iter().find_map(|fields| fields.get("error")?.as_str().map(str::to_owned));
         let more = fields.iter().filter_map(|fields| fields.get("messages")?.as_array()).flatten();
-        let mut told: Vec<String> = more.filter_map(|line| line.as_str().map(str::to_owned)).collect();
+        let mut shown: Vec<String> = more.filter_map(|line| line.as_str().map(str::to_owned)).collect();
         if said.is_none() {
             let is_error = |line: &&String| line.contains("[E]") || line.contains("rror");
-            told = lines.iter().filter(is_error).cloned().collect();
+            shown = lines.iter().filter(is_error).cloned().collect();
         }
-        if told.is_empty() && said.is_none() {
-            told = lines.iter().rev().take(TOLD).rev().cloned().collect();
+        if shown.is_empty() && said.is_none() {
+            shown = lines.iter().rev().take(SHOWN).rev().cloned().collect();
         }
-        told.truncate(TOLD);
+        shown.truncate(SHOWN);
         let text =
-            [said.unwrap_or_else(|| "no engine was built".to_owned())].into_iter().chain(told).collect::<Vec<_>>();
+            [said.unwrap_or_else(|| "no engine was built".to_owned())].into_iter().chain(shown).collect::<Vec<_>>();
         Error::unmet(format!("{}: {}", self.describe(), text.join("\n")))
-            .hint("leave --engine out: the bundle has the commands to build it elsewhere")
+            .hint("leave --engine out: the bundle contains the commands to build the engine elsewhere")
     }
 }
 
-/// Runs a command, tells of its steps, and returns its lines; it ends when the caller stops.
+/// Runs a command, reports its steps, and returns its lines. The command is killed if the caller stops.
 fn followed(mut command: Command, steps: &mut Steps<'_>) -> Result<(Vec<String>, bool), Error> {
     let shown = command.get_program().to_string_lossy().into_owned();
-    let fail = |error: std::io::Error| Error::unmet(format!("{shown} can't be run: {error}"));
+    let fail = |error: std::io::Error| Error::unmet(format!("{shown} can't run: {error}"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(fail)?;
     let (send, receive) = channel();
     let streams: [Option<Box<dyn Read + Send>>; 2] = [
@@ -190,7 +190,7 @@ fn followed(mut command: Command, steps: &mut Steps<'_>) -> Result<(Vec<String>,
     Ok((lines, status.success()))
 }
 
-/// The compute capability of the first GPU, as NVIDIA's tool says it.
+/// Returns the compute capability of the first GPU, as NVIDIA's tool reports it.
 fn of_driver() -> Option<String> {
     let output = Command::new("nvidia-smi").args(["--query-gpu=compute_cap", "--format=csv,noheader"]).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,4 @@
-//! Which nodes compute in half precision.
+//! The choice of the nodes that compute in half precision.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,29 +14,29 @@ use crate::operator::{Operator, Operators, Registration};
 use crate::ops;
 use crate::ops::element_types::{ElementTypes, element_types};
 
-/// Samples do not show the largest elements that there are: what is beyond half of float16's range is too large.
+/// Maximum magnitude in float16. It is half of the type's range, since samples do not show the largest elements.
 const LARGEST: f64 = 65_504.0 / 2.0;
 
-/// float16's least normal number.
+/// The smallest normal number of float16.
 const LEAST: f64 = 6.104e-5;
 
-/// The error of an angle, in radians, or of a number before it becomes an integer, above which float32 stays.
+/// Maximum rounding error of an angle in radians, and of a number before it becomes an integer. Beyond it, float32 is kept.
 const ANGLE_ERROR: f64 = 0.01;
 const INTEGER_ERROR: f64 = 0.25;
 
-/// Attributes by which operators name the type of what they make.
+/// Attributes with which operators name their output type.
 const TYPE_ATTRIBUTES: [&str; 2] = ["to", "dtype"];
 
-/// Which nodes compute in half precision.
+/// The nodes that compute in half precision.
 pub(super) struct Decision<'a> {
     dtype: DataType,
-    /// Of every node, what its schema says of its inputs and outputs.
+    /// By node, the element types that its schema allows for its inputs and outputs.
     types: Vec<Option<&'static ElementTypes>>,
-    /// Why nodes stay in float32; an empty text where it is only that their neighbours do.
+    /// Why nodes are kept in float32. The text is empty if the only reason is that their neighbours are.
     kept: BTreeMap<NodeId, String>,
     /// Whether a node has any float32 input or output.
     has_floats: Vec<bool>,
-    /// Whether a node reads nothing but sizes.
+    /// Whether a node reads only sizes.
     reads_sizes: Vec<bool>,
     facts: &'a Facts,
 }
@@ -72,7 +72,7 @@ impl<'a> Decision<'a> {
         Ok(decision)
     }
 
-    /// Why a node stays in float32, by itself.
+    /// Returns why a node by itself is kept in float32.
     fn reason(
         &self,
         (model, graph): (&Model, &Graph),
@@ -81,13 +81,16 @@ impl<'a> Decision<'a> {
     ) -> Result<Option<String>, Error> {
         let said = |text: &str| Ok(Some(text.to_owned()));
         if options.keep.iter().any(|pattern| pattern.is_match(&node.name)) {
-            return said("asked for");
+            return said("requested by --keep");
         }
         if !captured(&node.proto).is_empty() || has_body(&node.proto) {
-            return said("has a graph of its own");
+            return said("contains a subgraph");
         }
         if !self.has_half_form(node) {
-            return Ok(Some(format!("has no form in {} in this version of its operator set", self.dtype.spec_name())));
+            return Ok(Some(format!(
+                "does not support {} in this version of its operator set",
+                self.dtype.spec_name()
+            )));
         }
         if self.dtype != DataType::Float16 {
             return Ok(None);
@@ -96,29 +99,29 @@ impl<'a> Decision<'a> {
             if let Some(tensor) = graph.tensor(model, *value) {
                 let bytes = model.tensor_bytes(tensor)?;
                 let Some(elements) = Floats::of(tensor.element_type(), &bytes) else { continue };
-                // A constant that only gives itself is held where it is read.
+                // The constant of a Constant node is checked at its readers.
                 if node.inputs.iter().flatten().any(|input| input == value)
                     && let Some(wrong) = unheld(&elements.to_f32())
                 {
-                    return Ok(Some(format!("reads the constant {wrong:e}")));
+                    return Ok(Some(format!("reads the constant {wrong:e}, which float16 can't represent")));
                 }
                 continue;
             }
             let Some(range) = options.ranges.get(&graph.values[*value].name) else { continue };
             let magnitude = range.magnitude();
             let is_read = node.inputs.iter().flatten().any(|input| input == value);
-            let verb = if is_read { "reads" } else { "gives" };
+            let verb = if is_read { "reads" } else { "produces" };
             if magnitude > LARGEST {
                 return Ok(Some(format!("{verb} elements up to {magnitude:.3e}")));
             }
             if magnitude > 0.0 && magnitude < LEAST {
-                return Ok(Some(format!("{verb} elements of at most {magnitude:.3e}")));
+                return Ok(Some(format!("{verb} only elements of at most {magnitude:.3e}")));
             }
         }
         Ok(None)
     }
 
-    /// Whether the schema has a form of the node in half precision: some input or output may be, and attributes can say so.
+    /// Whether the schema allows half precision for an input or output of the node, and attributes can name it.
     fn has_half_form(&self, node: &Node) -> bool {
         let Some(types) = self.types[node.id] else { return false };
         let float = |value: &Option<ValueId>| value.is_some_and(|value| is_float(self.facts, value));
@@ -129,7 +132,7 @@ impl<'a> Decision<'a> {
         if !inputs.iter().any(takes) && !outputs.iter().any(gives) {
             return false;
         }
-        // The type of an output follows from an input, or stands in an attribute.
+        // The type of an output follows from that of an input, or an attribute names it.
         outputs.iter().filter(|slot| gives(slot)).all(|slot| {
             let Some(own) = types.output(*slot) else { return false };
             let is_tied = inputs.iter().any(|slot| types.input(*slot).is_some_and(|formal| formal.is_tied_to(&own)));
@@ -137,10 +140,10 @@ impl<'a> Decision<'a> {
         })
     }
 
-    /// Keeps float32 where angles or integers come of large numbers, and what leads to these up to the next product of
-    /// matrices.
+    /// Keeps float32 for nodes with large angles, or with large numbers that become integers. Also keeps it for the nodes
+    /// that compute these, up to the next matrix product.
     fn keep_exact(&mut self, (model, graph): (&Model, &Graph), operators: &Operators, options: &HalfOptions<'_>) {
-        // Half of the distance between neighbours, relative to a number.
+        // Half the distance between adjacent numbers, relative to a number.
         let rounding = if self.dtype == DataType::Float16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
         for node in &graph.nodes {
             let Some(value) = node.input(0).filter(|value| is_float(self.facts, *value)) else { continue };
@@ -177,7 +180,7 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Keeps float32 between nodes that do, so that no value is cast there and back.
+    /// Keeps float32 for nodes between nodes that are kept in it, so that no value is cast back and forth.
     fn keep_between(&mut self, model: &Model, graph: &Graph) {
         loop {
             let mut found = Vec::new();
@@ -216,18 +219,18 @@ impl<'a> Decision<'a> {
         self.has_floats[node] && !self.kept.contains_key(&node)
     }
 
-    /// Whether a node without float32 outputs minds the form of what it reads; one that reads sizes alone does not.
+    /// Whether the precision of the inputs matters to a node without float32 outputs. It does not if it only reads sizes.
     pub(super) fn minds(&self, node: &Node) -> bool {
         !self.reads_sizes[node.id]
     }
 
-    /// Whether input `slot` of a node is read in half precision.
+    /// Whether a node reads input `slot` in half precision.
     pub(super) fn reads_half(&self, node: &Node, slot: usize) -> bool {
         let formal = self.types[node.id].and_then(|types| types.input(slot));
         self.is_half(node.id) && formal.is_some_and(|formal| formal.takes(self.dtype))
     }
 
-    /// Whether output `slot` of a node is given in half precision.
+    /// Whether a node computes output `slot` in half precision.
     pub(super) fn gives_half(&self, node: &Node, slot: usize) -> bool {
         let formal = self.types[node.id].and_then(|types| types.output(slot));
         self.is_half(node.id) && formal.is_some_and(|formal| formal.takes(self.dtype))
@@ -237,7 +240,7 @@ impl<'a> Decision<'a> {
         (0..self.has_floats.len()).filter(|node| self.is_half(*node)).count()
     }
 
-    /// The nodes that stay in float32 for a reason of their own.
+    /// Returns the nodes that are kept in float32, without those whose only reason is their neighbours.
     pub(super) fn kept(&self, graph: &Graph) -> Vec<KeptNode> {
         let named = self.kept.iter().filter(|(_, reason)| !reason.is_empty());
         let of = |(node, reason): (&NodeId, &String)| {
@@ -261,7 +264,7 @@ fn has_body(node: &NodeProto) -> bool {
     node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
 }
 
-/// Whether an attribute says that the node makes float32.
+/// Whether an attribute names float32 as the output type of the node.
 pub(super) fn names_float(attribute: &crate::onnx::AttributeProto) -> bool {
     let is_named = TYPE_ATTRIBUTES.contains(&attribute.name.as_str()) && attribute.i == Some(DataType::Float as i64);
     is_named || attribute.t.as_ref().is_some_and(|tensor| tensor.element_type() == DataType::Float)
@@ -271,8 +274,8 @@ fn named_type(node: &NodeProto) -> bool {
     node.attribute.iter().any(names_float)
 }
 
-/// An element of a constant that float16 does not hold: one that is too large, or the largest where all are so small that
-/// float16 rounds them to zero or to few digits, such as what keeps a norm from dividing by zero. Infinity is held.
+/// Returns an element of a constant that float16 can't represent: one that is too large, or the largest if all are so
+/// small that float16 rounds them to zero or to few digits, such as the epsilon of a norm. Infinity can be represented.
 fn unheld(elements: &[f32]) -> Option<f32> {
     let magnitude = |element: &f32| f64::from(element.abs());
     let largest = elements.iter().filter(|element| element.is_finite()).max_by(|a, b| a.abs().total_cmp(&b.abs()))?;
@@ -285,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn constants_are_held_or_not() {
+    fn constants_that_float16_cannot_represent_are_found() {
         assert_eq!(unheld(&[1.0, -65_504.0, f32::NEG_INFINITY, 0.0]), None);
         assert_eq!(unheld(&[1.0, -3.4e38]), Some(-3.4e38));
         assert_eq!(unheld(&[1e-5]), Some(1e-5));

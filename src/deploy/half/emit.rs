@@ -14,7 +14,7 @@ use crate::onnx::names::Names;
 use crate::onnx::order::captured;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, attr_int};
 
-/// In which form a value is read: half precision or float32.
+/// The precision of a value: half or float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Kind {
     Half,
@@ -41,7 +41,7 @@ struct Emitter<'a> {
     facts: &'a Facts,
     options: &'a HalfOptions<'a>,
     names: Names,
-    /// What values are called in each form.
+    /// The names of values in each precision.
     known: HashMap<(ValueId, Kind), String>,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
@@ -49,7 +49,7 @@ struct Emitter<'a> {
     casts: usize,
 }
 
-/// The graph, and the number of casts that were added.
+/// Returns the converted network, and the number of casts that were added.
 pub(super) fn emit(
     (model, graph, facts): (&Model, &Graph, &Facts),
     decision: &Decision<'_>,
@@ -73,7 +73,7 @@ pub(super) fn emit(
         emitter.known.insert((*input, interface), graph.values[*input].name.clone());
     }
     for output in graph.outputs.iter().filter(|output| is_float(facts, **output)) {
-        // A constant that is an output of the network has the type of outputs under its name.
+        // A constant that is an output of the network keeps its name in the type of the outputs.
         if graph.tensor(model, *output).is_some() {
             emitter.named(*output, interface)?;
         }
@@ -89,14 +89,14 @@ impl Emitter<'_> {
         if kind == Kind::Half { self.options.dtype } else { DataType::Float }
     }
 
-    /// What a float32 value of the network is called in a form, which is made where there is none.
+    /// Returns the name of a float32 value of the network in a precision, and adds the value if there is none.
     fn named(&mut self, value: ValueId, kind: Kind) -> Result<String, Error> {
         if let Some(name) = self.known.get(&(value, kind)) {
             return Ok(name.clone());
         }
         let own = self.graph.values[value].name.clone();
         if let Some(tensor) = self.graph.tensor(self.model, value) {
-            // The first form that is read has the name.
+            // The first precision in which it is read keeps the name.
             let is_first = !self.known.contains_key(&(value, kind.other()));
             let name = if is_first { own } else { self.names.fresh(&format!("{own}{}", kind.suffix())) };
             self.constant(value, tensor.clone(), &name, kind)?;
@@ -106,7 +106,7 @@ impl Emitter<'_> {
         let name = self.names.fresh(&format!("{own}{}", kind.suffix()));
         let from = match self.known.get(&(value, kind.other())) {
             Some(from) => from.clone(),
-            // A sparse initializer: it stays as it is.
+            // A sparse initializer: it remains unchanged.
             None => own,
         };
         self.cast(&from, &name, kind);
@@ -114,7 +114,7 @@ impl Emitter<'_> {
         Ok(name)
     }
 
-    /// A constant in a form: an initializer, or the Constant node that it was.
+    /// Adds a constant in a precision: as an initializer, or as the Constant node that it was.
     fn constant(&mut self, value: ValueId, tensor: TensorProto, name: &str, kind: Kind) -> Result<(), Error> {
         let producer = self.graph.values[value].producer.map(|(node, _)| &self.graph.nodes[node].proto);
         match producer {
@@ -153,7 +153,7 @@ impl Emitter<'_> {
         });
     }
 
-    /// Attributes that name float32 or hold it, in half precision.
+    /// Converts attributes that name or contain float32 to half precision.
     fn convert_attributes(&self, node: &mut NodeProto) -> Result<(), Error> {
         for attribute in node.attribute.iter_mut().filter(|attribute| names_float(attribute)) {
             match &attribute.t {
@@ -168,7 +168,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// What a node that does not mind the form reads.
+    /// Returns the name of an input for a node to which the precision does not matter.
     fn any(&mut self, value: ValueId) -> Result<String, Error> {
         for kind in [Kind::Float, Kind::Half] {
             if let Some(name) = self.known.get(&(value, kind)) {
@@ -179,7 +179,7 @@ impl Emitter<'_> {
     }
 
     fn add(&mut self, node: &Node, decision: &Decision<'_>, interface: Kind) -> Result<(), Error> {
-        // Constants are made where they are read.
+        // Constants are added where they are first read.
         let is_constant = |value: &ValueId| self.graph.tensor(self.model, *value).is_some();
         if node.output(0).is_some_and(|value| is_constant(&value) && is_float(self.facts, value)) {
             return Ok(());
@@ -240,14 +240,14 @@ impl Emitter<'_> {
                 declare_type(value, self.options.dtype);
             }
         }
-        // Those of other types, and such that only bodies read.
+        // Initializers of other types, and those that only bodies read.
         let is_made = |tensor: &TensorProto| self.initializers.iter().any(|made| made.name == tensor.name);
         let is_float =
             |tensor: &TensorProto| self.graph.value(&tensor.name).is_some_and(|value| is_float(self.facts, value));
         let others: Vec<TensorProto> =
             graph.initializer.iter().filter(|tensor| !is_float(tensor) && !is_made(tensor)).cloned().collect();
         graph.initializer = [std::mem::take(&mut self.initializers), others].concat();
-        // Old files list initializers among the inputs too, as defaults.
+        // Files of old IR versions list initializers among the inputs too, as defaults.
         let types: HashMap<&str, DataType> =
             graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor.element_type())).collect();
         for input in &mut graph.input {
@@ -259,7 +259,7 @@ impl Emitter<'_> {
     }
 }
 
-/// Gives what a body reads of the graph around it another name.
+/// Renames the outer values that a body reads.
 fn rename_reads(body: &mut GraphProto, renamed: &BTreeMap<String, String>) {
     for node in &mut body.node {
         for input in &mut node.input {

@@ -1,5 +1,5 @@
-//! The value of a network that is an embedding of a caption and one of sizes side by side: what SDXL's own code takes as `y`,
-//! and the export of diffusers computes of `text_embeds` and `time_ids`.
+//! The value of a network that concatenates the pooled text embedding and the embedding of the sizes. SDXL's original code
+//! takes it as the input `y`; the export of diffusers computes it from `text_embeds` and `time_ids`.
 
 use std::collections::HashSet;
 
@@ -8,8 +8,8 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
 
-/// The value that joins `pooled`, as it is or cast, with what is computed of `ids`: known by its width, which is theirs
-/// together.
+/// Returns the value that concatenates `pooled`, as it is or cast, with values computed from `ids`. It is recognised by its
+/// width, which is the sum of theirs.
 pub(super) fn joined((_, graph, facts): (&Model, &Graph, &Facts), pooled: &str, ids: &str) -> Option<ValueId> {
     let shape = |value: ValueId| facts.values[value].as_ref().and_then(|fact: &Fact| fact.shape.as_ref());
     let width = |value: ValueId| match shape(value)?.as_slice() {
@@ -31,7 +31,7 @@ pub(super) fn joined((_, graph, facts): (&Model, &Graph, &Facts), pooled: &str, 
             if is_joint {
                 return Some(output);
             }
-            // A node that changes the type and nothing else. One that keeps the type too may compute anything.
+            // A node that only changes the type. A node that also keeps the type could compute anything.
             let is_cast = rest.is_empty() && shape(*first) == shape(output) && dtypes_differ(facts, *first, output);
             if is_cast && relayed.contains(first) {
                 relayed.insert(output);

@@ -1,4 +1,4 @@
-//! Which input of a network is which of a loader's.
+//! The correspondence between the inputs of a network and those of a loader.
 
 use super::{Loader, cut};
 use crate::diffusion::{Port, Roles};
@@ -7,46 +7,46 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
 
-/// The shape in which a loader feeds the time.
+/// The shape in which a loader feeds the timestep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeShape {
     /// A scalar.
     Scalar,
     /// One element.
     One,
-    /// One element for each sample.
+    /// One element per sample.
     PerSample,
 }
 
-/// What an input of the loader's is made to.
+/// What an input of the loader is connected to.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     /// An input of the network, as it is.
     Input(String),
-    /// The time.
+    /// The timestep.
     Time(String, TimeShape),
-    /// In place of a value that the network computes of inputs that fall away.
+    /// A value that the network computes, from inputs that are then removed.
     InPlaceOf(ValueId),
 }
 
-/// What became of the network's inputs and outputs.
+/// The correspondence of inputs and outputs.
 #[derive(Clone, Debug)]
 pub(super) struct Matched {
-    /// The loader's inputs, in its order, with what they are made to.
+    /// The loader's inputs, in its order, with what they are connected to.
     pub(super) inputs: Vec<(String, Source)>,
-    /// The network's outputs with their new names.
+    /// The network's outputs, with their new names.
     pub(super) outputs: Vec<(String, String)>,
-    /// The input that takes the sample: the batch is the first of its sizes.
+    /// The input that takes the sample. Its first size is the batch size.
     pub(super) sample: String,
 }
 
-/// What the conditioning inputs of a network are for.
+/// The roles of the conditioning inputs of a network.
 struct Conditioning<'r> {
-    /// States of a caption, one for each token.
+    /// Text encoder states of the prompt, one for each token.
     text: Option<&'r Port>,
-    /// An embedding of the whole caption.
+    /// The pooled embedding of the prompt.
     pooled: Option<&'r Port>,
-    /// Sizes of the image and how it was cut (SDXL).
+    /// The sizes and the crop of the image (SDXL).
     ids: Option<&'r Port>,
     others: Vec<&'r Port>,
 }
@@ -80,10 +80,10 @@ impl<'r> Conditioning<'r> {
     }
 }
 
-/// Matches the inputs and outputs of a network with a loader's.
+/// Matches the inputs and outputs of a network with those of a loader.
 ///
 /// # Errors
-/// An input that the loader needs and the network does not have, or the other way round.
+/// The loader needs an input that the network lacks, or the other way round.
 pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: Loader) -> Result<Matched, Error> {
     let found = Conditioning::of(roles);
     let own = |port: Option<&Port>| port.map(|port| Source::Input(port.name.clone()));
@@ -96,11 +96,11 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
         let texts: Vec<&str> = all.map(Port::describe).collect();
         Error::usage(format!("--io {}: {text}; the network has {}", loader.name(), texts.join(", ")))
             .in_file(network.0.path())
-            .hint(format!("expected are {}; leave --io out to keep the names that the network has", expected(loader)))
+            .hint(format!("expected {}; omit --io to keep the names of the network", expected(loader)))
     };
-    let needed_text = || own(found.text).ok_or_else(|| refused("no input takes the states of a caption"));
+    let needed_text = || own(found.text).ok_or_else(|| refused("no input takes the text encoder's states"));
     let mut inputs: Vec<(&str, Source)> = Vec::new();
-    // Inputs that are known to the loader under the names that they have.
+    // Other inputs that the loader feeds by the names that they already have.
     let known: &[&str];
     let output = match loader {
         Loader::Optimum if is_transformer => {
@@ -112,7 +112,7 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
         }
         Loader::Optimum | Loader::Demodiffusion | Loader::Webnn => {
             if loader == Loader::Demodiffusion && is_transformer {
-                return Err(refused("it takes U-Nets"));
+                return Err(refused("this loader only takes U-Nets"));
             }
             let shape = match loader {
                 Loader::Optimum => TimeShape::Scalar,
@@ -121,7 +121,7 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
             };
             inputs.extend([("sample", sample), ("timestep", timed(shape))]);
             match loader {
-                // A network without captions runs in a page as one with them does.
+                // A page can also run a network without a text prompt.
                 Loader::Webnn => inputs.extend(own(found.text).map(|source| ("encoder_hidden_states", source))),
                 _ => inputs.push(("encoder_hidden_states", needed_text()?)),
             }
@@ -133,19 +133,19 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
         }
         Loader::Comfyui => {
             if roles.sample.shape.len() < 4 {
-                return Err(refused("it feeds images, and the network takes them in another form"));
+                return Err(refused("this loader feeds images, and the network takes another form of them"));
             }
             inputs.extend([("x", sample), ("timesteps", timed(TimeShape::PerSample)), ("context", needed_text()?)]);
             match (found.pooled, found.ids) {
                 (Some(pooled), Some(ids)) => {
                     let place = cut::joined(network, &pooled.name, &ids.name).ok_or_else(|| {
                         refused(
-                            "no node joins the embedding of the caption with that of the sizes, which `y` stands for",
+                            "no node concatenates the pooled text embedding with that of the sizes, as `y` requires",
                         )
                     })?;
                     inputs.push(("y", Source::InPlaceOf(place)));
                 }
-                (None, Some(_)) => return Err(refused("sizes come without an embedding of the caption")),
+                (None, Some(_)) => return Err(refused("it takes sizes without a pooled text embedding")),
                 (pooled, None) => inputs.extend(own(pooled).map(|source| ("y", source))),
             }
             known = &["guidance"];
@@ -156,7 +156,7 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
         inputs.into_iter().map(|(name, source)| (name.to_owned(), source)).collect();
     for other in &found.others {
         if loader != Loader::Webnn && !known.contains(&other.name.as_str()) {
-            return Err(refused(&format!("it feeds nothing to {}", other.describe())));
+            return Err(refused(&format!("this loader feeds nothing to {}", other.describe())));
         }
         inputs.push((other.name.clone(), Source::Input(other.name.clone())));
     }
@@ -166,27 +166,29 @@ pub(super) fn matched(network: (&Model, &Graph, &Facts), roles: &Roles, loader: 
         names.map(|name| if is_prediction(&name) { (name, output.to_owned()) } else { (name.clone(), name) }).collect();
     if outputs.len() > 1 && loader == Loader::Comfyui {
         let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
-        return Err(refused(&format!("it takes one output, found {}", names.join(", "))));
+        return Err(refused(&format!("this loader takes one output, found {}", names.join(", "))));
     }
     Ok(Matched { inputs, outputs, sample: roles.sample.name.clone() })
 }
 
-/// What a loader feeds, in words.
+/// Returns a description of the inputs that a loader feeds.
 fn expected(loader: Loader) -> &'static str {
     match loader {
         Loader::Optimum => {
-            "a noisy sample, a time and the states of a caption (sample, timestep, encoder_hidden_states), with text_embeds and \
-             time_ids for SDXL; of a transformer hidden_states, encoder_hidden_states, pooled_projections, timestep"
+            "a noisy sample, a timestep and the text encoder's states (sample, timestep, encoder_hidden_states), and \
+             for SDXL text_embeds and time_ids; for a transformer hidden_states, encoder_hidden_states, \
+             pooled_projections, timestep"
         }
         Loader::Demodiffusion => {
-            "a noisy sample, a time and the states of a caption (sample, timestep, encoder_hidden_states), with text_embeds and \
-             time_ids for SDXL"
+            "a noisy sample, a timestep and the text encoder's states (sample, timestep, encoder_hidden_states), and \
+             for SDXL text_embeds and time_ids"
         }
         Loader::Comfyui => {
-            "a noisy image, a time and the states of a caption (x, timesteps, context), and an embedding of the whole caption (y)"
+            "a noisy image, a timestep and the text encoder's states (x, timesteps, context), and a pooled text \
+             embedding (y)"
         }
         Loader::Webnn => {
-            "a noisy sample and a time (sample, timestep), and the states of a caption (encoder_hidden_states)"
+            "a noisy sample and a timestep (sample, timestep), and the text encoder's states (encoder_hidden_states)"
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Other names for values, everywhere in a graph and in the bodies of its nodes.
+//! Renaming of values, everywhere in a graph and in the bodies of its nodes.
 
 use std::collections::HashMap;
 
 use crate::onnx::GraphProto;
 
-/// Gives values other names, all at once, so that two may change theirs with each other.
+/// Renames values, all at once, so that two values can exchange their names.
 pub(super) fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
     let change = |name: &mut String| {
         if let Some(new) = names.get(name) {
@@ -27,7 +27,7 @@ pub(super) fn rename(graph: &mut GraphProto, names: &HashMap<String, String>) {
     }
 }
 
-/// Gives what nodes read another name, in bodies too; what gives it keeps its own.
+/// Renames a value at the nodes that read it, in bodies too. The node that computes it keeps the old name.
 pub(super) fn rename_reads(graph: &mut GraphProto, from: &str, to: &str) {
     for node in &mut graph.node {
         for input in node.input.iter_mut().filter(|input| *input == from) {
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn two_values_change_names_in_bodies_too() {
+    fn two_values_exchange_names_in_bodies_too() {
         let body = GraphProto { node: vec![node(&["x"], "z")], ..GraphProto::default() };
         let outer = NodeProto { attribute: vec![attr_graph("then_branch", body)], ..node(&["x", "y"], "o") };
         let input = ["x", "y"].map(|name| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() });

@@ -1,4 +1,4 @@
-//! The graph with the inputs and outputs of a loader.
+//! The graph with the inputs and outputs that a loader expects.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::onnx::names::{Names, printable};
 use crate::onnx::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::{DataType, GraphProto, TensorShapeProto, TypeProto, ValueInfoProto, attr_int, type_proto};
 
-/// From which version of the standard operators on numbers can be rounded in the graph.
+/// The first opset in which Round exists.
 const ROUNDS_FROM: i64 = 11;
 
 struct Rewriter<'a> {
@@ -24,12 +24,12 @@ struct Rewriter<'a> {
     builder: Builder,
     wanted: &'a Wanted,
     proto: GraphProto,
-    /// What values are called from now on.
+    /// The current names of values, by their original names.
     names: HashMap<String, String>,
     notes: Vec<String>,
 }
 
-/// The network with the inputs and outputs that were matched.
+/// Returns the network with the inputs and outputs that were matched.
 pub(super) fn rewrite(
     (model, graph, facts): (&Model, &Graph, &Facts),
     loader: Loader,
@@ -50,7 +50,7 @@ pub(super) fn rewrite(
     let (first, last): (Vec<_>, Vec<_>) = before.into_iter().partition(|node| !gives_output(node, &outputs));
     proto.node = [first, proto.node, last].concat();
     proto.initializer.append(&mut builder.initializers);
-    // Old files list initializers among the inputs too, as defaults.
+    // Files of old IR versions list initializers among the inputs too, as defaults.
     let is_default = |value: &ValueInfoProto| proto.initializer.iter().any(|tensor| tensor.name == value.name);
     let defaults: Vec<ValueInfoProto> = proto.input.iter().filter(|value| is_default(value)).cloned().collect();
     proto.input = [inputs, defaults].concat();
@@ -64,8 +64,10 @@ pub(super) fn rewrite(
     let made = |name: &str| proto.node.iter().any(|node| node.output.iter().any(|output| output == name));
     for name in proto.node.iter().flat_map(|node| &node.input).filter(|name| !name.is_empty()) {
         if !known(name) && !made(name) && proto.sparse_initializer.is_empty() {
-            let text = format!("--io {}: {:?} is read beside the value that takes its place", loader.name(), name);
-            return Err(Error::usage(text).in_file(model.path()));
+            let text = format!("--io {}: {:?} has readers that the new input does not replace", loader.name(), name);
+            return Err(Error::usage(text)
+                .in_file(model.path())
+                .hint("omit --io to keep the inputs and outputs of the network"));
         }
     }
     let outputs = matched.outputs.clone();
@@ -77,12 +79,12 @@ fn gives_output(node: &crate::onnx::NodeProto, outputs: &[ValueInfoProto]) -> bo
 }
 
 impl Rewriter<'_> {
-    /// Gives values that have names of the loader's, and other meanings, names of their own.
+    /// Renames values that have the same names as inputs or outputs of the loader.
     fn make_room(&mut self, matched: &Matched, taken: &Names) {
         let mut taken = taken.clone();
         let new = matched.inputs.iter().map(|(name, _)| name).chain(matched.outputs.iter().map(|(_, name)| name));
         for name in new {
-            // Free names are claimed here, so that no other value gets one.
+            // Unused names are claimed here, so that no other value gets one.
             if !taken.claim(name) {
                 let fresh = taken.fresh(&format!("{name}/__own"));
                 self.names.insert(name.clone(), fresh);
@@ -91,7 +93,7 @@ impl Rewriter<'_> {
         rename(&mut self.proto, &self.names);
     }
 
-    /// What a value is called by now.
+    /// Returns the current name of a value.
     fn now(&self, name: &str) -> String {
         self.names.get(name).cloned().unwrap_or_else(|| name.to_owned())
     }
@@ -100,14 +102,14 @@ impl Rewriter<'_> {
         let name = self.now(name);
         let mut all = self.proto.input.iter().chain(&self.proto.output);
         let found = all.find(|value| value.name == name).cloned();
-        found.ok_or_else(|| Error::usage(format!("the graph declares no {name:?}")))
+        found.ok_or_else(|| Error::usage(format!("the graph declares no input or output {name:?}")))
     }
 
     fn type_of(&self, value: ValueId) -> DataType {
         self.facts.values[value].as_ref().map_or(DataType::Float, |fact| fact.dtype)
     }
 
-    /// The type that a float value of the interface gets.
+    /// Returns the new type of a float value of the interface.
     fn wanted_type(&self, own: DataType) -> DataType {
         let is_float = matches!(own, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double);
         self.wanted.dtype.filter(|_| is_float).unwrap_or(own)
@@ -136,7 +138,7 @@ impl Rewriter<'_> {
         Ok((inputs, bridges))
     }
 
-    /// An input under another name, and cast where the loader has another type.
+    /// Renames an input, and casts it if the loader has another type.
     fn renamed(&mut self, name: &str, own: &str) -> Result<ValueInfoProto, Error> {
         let mut value = self.declared(own)?;
         let inner = value.name.clone();
@@ -145,7 +147,7 @@ impl Rewriter<'_> {
         let wanted = self.wanted_type(own_type);
         if wanted == own_type {
             rename_reads(&mut self.proto, &inner, name);
-            // An input that is an output too keeps that.
+            // An input that is also an output of the network keeps that output.
             if self.proto.output.iter().any(|output| output.name == inner) {
                 self.builder.rename(name, &inner);
             }
@@ -156,13 +158,13 @@ impl Rewriter<'_> {
         Ok(value)
     }
 
-    /// A node that gives `value` the name `name`, cast to a type.
+    /// Adds a cast of `value` to a type, with the output `name`.
     fn give(&mut self, value: &str, name: &str, dtype: DataType) {
         let cast = vec![attr_int("to", dtype as i64)];
         self.builder.push("", "Cast", &[value], vec![name.to_owned()], cast);
     }
 
-    /// The time in the loader's shape, made to what the network takes.
+    /// Adds the timestep in the loader's shape, converted to the shape and type that the network takes.
     fn time(
         &mut self,
         (name, own): (&str, &str),
@@ -175,7 +177,7 @@ impl Rewriter<'_> {
         let own_type = self.graph.value(own).map_or(DataType::Float, |id| self.type_of(id));
         let is_float = !matches!(own_type, DataType::Int64 | DataType::Int32);
         let dtype = match loader {
-            // The loader casts to the engine's type, and float32 holds every time.
+            // The loader casts to the engine's type, and float32 can represent every timestep.
             Loader::Comfyui => DataType::Float,
             Loader::Demodiffusion if !is_float => self.wanted.dtype.unwrap_or(DataType::Float),
             _ => self.wanted_type(own_type),
@@ -188,14 +190,14 @@ impl Rewriter<'_> {
         let own_dims = shape_of(&declared).map(|shape| shape.dim.clone()).unwrap_or_default();
         let is_one = |dims: &[Dimension]| dims.iter().all(|dim| dim.value == fixed(1).value);
         let mut value = name.to_owned();
-        // The number of elements first, then the rank, then the type.
+        // First the number of elements is adjusted, then the rank, then the type.
         if own_dims != dim {
             match (is_one(&own_dims), is_one(&dim)) {
                 (true, false) => {
                     let first = self.builder.ints(&[0], &[1]);
                     value = self.builder.add("Gather", &[&value, &first], vec![attr_int("axis", 0)]);
                     self.notes.push(format!(
-                        "the network takes one time for all samples: of {}, which has one for each, the first counts",
+                        "the network takes one timestep for all samples; {} has one per sample, and the first is used",
                         printable(name)
                     ));
                 }
@@ -214,7 +216,7 @@ impl Rewriter<'_> {
                 _ => rank == 1,
             };
             if !has_rank {
-                // The batch first, or one element.
+                // Either the batch size and ones, or one element.
                 let sizes: Vec<i64> = match (rank, is_one(&own_dims)) {
                     (0, _) => Vec::new(),
                     (_, true) => vec![1; rank],
@@ -236,14 +238,14 @@ impl Rewriter<'_> {
         Ok(tensor(name, dtype, dim))
     }
 
-    /// An input in place of a value that the network computes.
+    /// Adds an input that replaces a value that the network computes.
     fn in_place_of(&mut self, name: &str, value: ValueId, batch: &Dimension) -> ValueInfoProto {
         let own = self.now(&self.graph.values[value].name);
         let dtype = self.type_of(value);
         let shape = self.facts.values[value].as_ref().and_then(|fact| fact.shape.as_ref());
         let widths = shape.into_iter().flatten().skip(1).map(|dim| fixed(dim.as_const().unwrap_or(1)));
         let dims = std::iter::once(batch.clone()).chain(widths).collect();
-        // Of floats of the interface, whatever the network has inside.
+        // It has the float type of the interface, whatever type the value has in the network.
         let wanted = self.wanted.dtype.unwrap_or(DataType::Float);
         if wanted == dtype {
             rename_reads(&mut self.proto, &own, name);
@@ -280,7 +282,7 @@ impl Rewriter<'_> {
                             });
                         }
                     }
-                    // A constant, or an input as it is.
+                    // A constant, or an unchanged input.
                     false => self.builder.rename(&inner, name),
                 }
             }
@@ -307,7 +309,7 @@ fn tensor(name: &str, dtype: DataType, dim: Vec<Dimension>) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
-/// Sizes in the place of symbols, in inputs, outputs and what is declared of values between.
+/// Replaces symbols by sizes, in the declarations of inputs, outputs and other values.
 fn fix_sizes(graph: &mut GraphProto, wanted: &Wanted) -> Result<(), Error> {
     let GraphProto { input, output, value_info, .. } = graph;
     let inputs: Vec<String> = input.iter().map(|value| value.name.clone()).collect();
@@ -321,8 +323,8 @@ fn fix_sizes(graph: &mut GraphProto, wanted: &Wanted) -> Result<(), Error> {
             match wanted.sizes.get(symbol) {
                 Some(size) => dim.value = Some(dimension::Value::DimValue(*size)),
                 None if inputs.contains(&value.name) => {
-                    return Err(Error::usage(format!("the size {symbol:?} of {:?} is not given", value.name))
-                        .hint(format!("say it with --profile {symbol}=N")));
+                    return Err(Error::usage(format!("the size {symbol:?} of input {:?} is not given", value.name))
+                        .hint(format!("set it with --profile {symbol}=N")));
                 }
                 None => {}
             }

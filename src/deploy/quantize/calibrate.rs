@@ -1,4 +1,4 @@
-//! The ranges of activations.
+//! Calibration of the ranges of activations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +12,17 @@ use crate::graph::{Graph, ValueId};
 use crate::lower::session_giving;
 use crate::runtime::{Runtime, SessionOptions};
 
-/// Classes of a histogram, and those of a quantised distribution.
+/// Number of bins of a histogram, and of levels of a quantised distribution.
 const BINS: usize = 2048;
 const LEVELS: usize = 128;
 
-/// The share of elements beyond the ends of a percentile.
+/// The fraction of elements outside of a percentile range.
 const BEYOND: f64 = 1e-4;
 
-/// Values whose elements are counted in one run.
+/// Number of values whose elements are counted in one run.
 const AT_ONCE: usize = 32;
 
-/// Ranges by value, of what the layers read and, where outputs are quantised, give.
+/// Computes the ranges, by value, of the inputs of the layers and, if outputs are quantised, of their outputs.
 pub(super) fn ranges(
     runtime: &Runtime,
     (model, graph, _): (&Model, &Graph, &Facts),
@@ -69,7 +69,7 @@ pub(super) fn ranges(
     Ok(ranges)
 }
 
-/// How often elements fall into equal parts of a range.
+/// Counts of elements in equal bins of a range.
 struct Histogram {
     range: Range,
     counts: Vec<u64>,
@@ -92,7 +92,7 @@ impl Histogram {
         }
     }
 
-    /// The range without the few elements beyond both ends, but with zero.
+    /// Returns the range without the few elements beyond both ends. Zero is added to it later.
     fn by_percentile(&self) -> Range {
         let beyond = self.counts.iter().sum::<u64>() as f64 * BEYOND / 2.0;
         let skipped = |counts: &mut dyn Iterator<Item = &u64>| {
@@ -109,7 +109,7 @@ impl Histogram {
         Range { low: self.range.low + first as f64 * width, high: self.range.high - last as f64 * width }
     }
 
-    /// Counts of magnitudes, in equal parts of the largest.
+    /// Returns counts of magnitudes, in equal bins up to the largest.
     fn of_magnitudes(&self) -> Vec<f64> {
         let (largest, width) = (self.range.magnitude(), self.width());
         let mut magnitudes = vec![0.0; BINS];
@@ -135,11 +135,11 @@ impl Histogram {
     }
 }
 
-/// The Kullback-Leibler divergence of the distribution of magnitudes, cut off after some parts, from what it becomes in
-/// [`LEVELS`] steps.
+/// Returns the Kullback-Leibler divergence between the distribution of magnitudes, clipped after a number of bins, and the
+/// same in [`LEVELS`] levels.
 fn divergence(counts: &[f64], bins: usize) -> f64 {
     let mut wanted = counts[..bins].to_vec();
-    // What is beyond becomes the largest magnitude.
+    // Larger magnitudes are clipped to the last bin.
     if let Some(last) = wanted.last_mut() {
         *last += counts[bins..].iter().sum::<f64>();
     }
@@ -156,7 +156,7 @@ fn divergence(counts: &[f64], bins: usize) -> f64 {
         return f64::INFINITY;
     }
     let term = |(p, q): (&f64, &f64)| {
-        // What is never quantised to anything is as if it were once.
+        // An empty level counts as one element.
         let (p, q) = (p / total, q.max(1.0) / total_found);
         if p > 0.0 { p * (p / q).ln() } else { 0.0 }
     };
@@ -167,7 +167,7 @@ fn divergence(counts: &[f64], bins: usize) -> f64 {
 mod tests {
     use super::*;
 
-    /// A thousand elements evenly in -1..1, and one far away.
+    /// A hundred thousand elements evenly in -1..1, and one outlier.
     fn histogram() -> Histogram {
         let mut elements: Vec<f32> = (0..100_000).map(|at| at as f32 / 50_000.0 - 1.0).collect();
         elements.push(100.0);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_away_is_cut_off() {
+    fn outliers_are_clipped() {
         let range = histogram().by_percentile();
         assert!(range.low >= -1.0 && range.low < -0.9 && range.high < 1.2, "{range:?}");
         let range = histogram().by_entropy();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_even_stays_whole() {
+    fn a_uniform_distribution_keeps_its_range() {
         let elements: Vec<f32> = (0..100_000).map(|at| at as f32 / 50_000.0 - 1.0).collect();
         let mut even = Histogram::over(Range { low: -1.0, high: 1.0 });
         even.count(&elements);

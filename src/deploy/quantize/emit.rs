@@ -21,13 +21,13 @@ struct Emitter<'a> {
     names: Names,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    /// What activations are called once they have been through integers.
+    /// The names of activations after their dequantisation.
     activations: HashMap<ValueId, String>,
-    /// The same of weights along an axis, with the scales.
+    /// The same for weights, by value and axis of the scales, with the scales.
     weights: HashMap<(ValueId, usize), (String, Vec<f32>)>,
 }
 
-/// The network with these layers in int8.
+/// Returns the network with these layers in int8.
 pub(super) fn emit(
     (model, graph, _): (&Model, &Graph, &Facts),
     layers: &[&Layer],
@@ -48,7 +48,7 @@ pub(super) fn emit(
     let by_node: HashMap<usize, &Layer> = layers.iter().map(|layer| (layer.node, *layer)).collect();
     for node in &graph.nodes {
         let mut proto = node.proto.clone();
-        // Where an output went through integers, all read what came of it.
+        // All nodes read the dequantised form of a quantised output.
         for (slot, value) in node.inputs.iter().enumerate() {
             let is_output = value.is_some_and(|value| layers.iter().any(|layer| layer.output == value));
             if let Some(name) = value.and_then(|value| emitter.activations.get(&value)).filter(|_| is_output) {
@@ -98,7 +98,7 @@ impl Emitter<'_> {
         name
     }
 
-    /// A value after it has been through integers.
+    /// Returns the name of a value after quantisation and dequantisation.
     fn activation(&mut self, value: ValueId) -> String {
         if let Some(name) = self.activations.get(&value) {
             return name.clone();
@@ -114,7 +114,7 @@ impl Emitter<'_> {
         name
     }
 
-    /// A weight out of integers, and its scales.
+    /// Returns the name of a dequantised weight, and its scales.
     fn weight(&mut self, layer: &Layer) -> Result<(String, Vec<f32>), Error> {
         let key = (layer.weight, layer.slots.channels);
         if let Some(known) = self.weights.get(&key) {
@@ -131,7 +131,7 @@ impl Emitter<'_> {
         Ok((name, weight.scales))
     }
 
-    /// A bias out of integers in the scale of the layer's sums; `None` where it does not fit.
+    /// Returns the name of a bias dequantised with the scale of the layer's sums. `None`: it is out of range.
     fn bias(&mut self, layer: &Layer, value: ValueId, scales: &[f32]) -> Result<Option<String>, Error> {
         let (values, dims) = floats(self.model, self.graph, value)?;
         let range = self.ranges.get(&layer.data).copied().unwrap_or(Range { low: 0.0, high: 0.0 });
@@ -157,7 +157,7 @@ impl Emitter<'_> {
     fn finish(mut self) -> Result<Form, Error> {
         let mut graph = GraphProto { node: std::mem::take(&mut self.nodes), ..self.model.graph().clone() };
         graph.initializer.append(&mut self.initializers);
-        // Weights that are integers now are read by nothing.
+        // Nothing reads the float32 form of quantised weights.
         graph.drop_dead();
         let left: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
         let before: BTreeSet<&str> = self.model.graph().initializer.iter().map(|tensor| tensor.name.as_str()).collect();

@@ -1,4 +1,4 @@
-//! The layers that may be quantised.
+//! The layers that can be quantised.
 
 use super::QuantizeOptions;
 use crate::deploy::half::KeptNode;
@@ -17,12 +17,12 @@ pub(super) struct Layer {
     pub(super) slots: Quantized,
     pub(super) data: ValueId,
     pub(super) weight: ValueId,
-    /// A constant bias.
+    /// The bias, if it is constant.
     pub(super) bias: Option<ValueId>,
     pub(super) output: ValueId,
 }
 
-/// All layers that may be quantised, and those that are kept as asked.
+/// Returns all layers that can be quantised, and those that are kept in float32.
 pub(super) fn find(
     (model, graph, operators, facts): (&Model, &Graph, &Operators, &Facts),
     options: &QuantizeOptions<'_>,
@@ -45,12 +45,12 @@ pub(super) fn find(
         let mut keep = |reason: String| kept.push(KeptNode { node: node.name.clone(), op: node.op(), reason });
         let names = [&node.name, &graph.values[weight].name];
         if options.keep.iter().any(|pattern| names.iter().any(|name| pattern.is_match(name))) {
-            keep("asked for".to_owned());
+            keep("requested by --keep".to_owned());
             continue;
         }
         let range = options.ranges.get(&graph.values[data].name);
         if !range.is_some_and(|range| range.magnitude().is_finite()) {
-            keep("it is not known, or infinite, what it reads".to_owned());
+            keep("the range of its input is not known or not finite".to_owned());
             continue;
         }
         let bias = node.input(slots.bias);
@@ -63,7 +63,7 @@ pub(super) fn find(
     Ok((layers, kept))
 }
 
-/// The elements of a constant, and its sizes.
+/// Returns the elements of a constant, and its sizes.
 pub(super) fn floats(model: &Model, graph: &Graph, value: ValueId) -> Result<(Vec<f32>, Vec<i64>), Error> {
     let Some(tensor) = graph.tensor(model, value) else { return Ok((Vec::new(), Vec::new())) };
     let bytes = model.tensor_bytes(tensor)?;

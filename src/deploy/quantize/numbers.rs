@@ -1,4 +1,4 @@
-//! Integers for floating point numbers.
+//! Conversion of floating point numbers to integers.
 
 use serde::Serialize;
 
@@ -8,11 +8,11 @@ use crate::onnx::{DataType, TensorProto};
 /// The form of quantised layers that a runtime takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Style {
-    /// Whether activations are int8 about zero; else uint8 with a zero point of their own.
+    /// Whether activations are int8 symmetric about zero. Otherwise they are uint8 with a zero point.
     pub is_symmetric: bool,
-    /// Whether outputs of layers are quantised too, so that a layer takes and gives integers.
+    /// Whether outputs of layers are quantised too, so that a layer maps integers to integers.
     pub quantizes_outputs: bool,
-    /// Whether biases are int32, in the scale of the sums.
+    /// Whether biases are int32, with the scale of the sums.
     pub quantizes_biases: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// The integers for numbers in a range, to which zero belongs.
+    /// Computes scale and zero point for a range, extended to include zero.
     pub(super) fn of(range: Range, style: Style) -> Self {
         let (low, high) = (range.low.min(0.0), range.high.max(0.0));
         let scale = |width: f64, steps: f64| ((width / steps) as f32).max(f32::MIN_POSITIVE);
@@ -50,7 +50,7 @@ impl Affine {
     }
 }
 
-/// A weight in int8 with a scale for every index of an axis.
+/// A weight in int8 with one scale per index of an axis.
 pub(super) struct Weight {
     pub(super) dims: Vec<i64>,
     pub(super) elements: Vec<i8>,
@@ -59,7 +59,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Rounds a weight to the nearest; every scale takes the largest magnitude to 127.
+    /// Quantises a weight, rounding to nearest. Each scale maps the largest magnitude to 127.
     pub(super) fn of(values: &[f32], dims: &[i64], axis: usize) -> Self {
         let size = |dims: &[i64]| dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).product::<usize>();
         let (count, inner) = (size(&dims[axis..=axis]).max(1), size(&dims[axis + 1..]).max(1));
@@ -69,7 +69,7 @@ impl Weight {
             let own = &mut largest[channel(at)];
             *own = own.max(value.abs());
         }
-        // A channel of zeros has any scale.
+        // A channel of zeros can have any scale.
         let scales: Vec<f32> = largest
             .iter()
             .map(|largest| if *largest > 0.0 { (largest / 127.0).max(f32::MIN_POSITIVE) } else { 1.0 })
@@ -92,7 +92,7 @@ impl Weight {
         TensorProto::of_raw(name, DataType::Int8, &[self.scales.len() as i64], vec![0; self.scales.len()])
     }
 
-    /// The numbers that the integers stand for.
+    /// Returns the dequantised numbers.
     pub(super) fn values(&self) -> Vec<f32> {
         let size = |dims: &[i64]| dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).product::<usize>();
         let inner = size(&self.dims[self.axis + 1..]).max(1);
@@ -101,7 +101,7 @@ impl Weight {
     }
 }
 
-/// A bias in int32, each element in its own scale; `None` where an element does not fit.
+/// Quantises a bias to int32, each element with its own scale. `None`: an element is out of range, or scales are missing.
 pub(super) fn bias(values: &[f32], scales: &[f32]) -> Option<Vec<i32>> {
     let of = |(value, scale): (&f32, &f32)| {
         let integer = (f64::from(*value) / f64::from(*scale)).round();
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(affine.zero_point, 50);
         let affine = Affine::of(range, Style { is_symmetric: true, ..ASYMMETRIC });
         assert_eq!((affine.zero_point, affine.zero_point_tensor("z").data_type), (0, DataType::Int8 as i32));
-        // What is far from zero is given its whole way there.
+        // A range far from zero is extended to zero.
         let affine = Affine::of(Range { low: 1.0, high: 2.55 }, ASYMMETRIC);
         assert_eq!(affine.zero_point, 0);
         assert!(Affine::of(Range { low: 0.0, high: 0.0 }, ASYMMETRIC).scale > 0.0);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_that_does_not_fit_is_told() {
+    fn a_bias_that_is_out_of_range_is_rejected() {
         assert_eq!(bias(&[1.0, -0.5], &[0.01, 0.01]), Some(vec![100, -50]));
         assert_eq!(bias(&[1e6], &[1e-12]), None);
         assert_eq!(bias(&[1.0], &[]), None);

@@ -1,7 +1,7 @@
-//! What each layer costs in int8: a network in which every layer can be switched by a number that is fed to it.
+//! Measurement of the error that each layer causes in int8, by a network with a switch for every layer, which is an input.
 //!
-//! A value `x` that is to go through integers becomes `x + s (q(x) - x)`, where `s` is the switch of its layer: zero leaves it
-//! as it is, one quantises it. One session measures every choice of layers.
+//! A value `x` that is to be quantised becomes `x + s (q(x) - x)`, where `s` is the switch of its layer: 0 leaves it
+//! unchanged, 1 quantises it. One session measures every choice of layers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,10 +21,10 @@ use crate::onnx::names::Names;
 use crate::onnx::{DataType, GraphProto, TensorProto, TypeProto, ValueInfoProto, attr_int, type_proto};
 use crate::runtime::{Runtime, Session, SessionOptions};
 
-/// Runs by which a layer by itself is judged.
+/// Number of runs on which a layer is measured alone.
 const RUNS_OF_ONE: usize = 3;
 
-/// The layers that are quantised, and what was measured.
+/// Chooses the layers that are quantised, and returns them with the measurements.
 pub(super) fn choose<'l>(
     runtime: &Runtime,
     (model, graph, facts): (&Model, &Graph, &Facts),
@@ -35,7 +35,7 @@ pub(super) fn choose<'l>(
 ) -> Result<(Vec<&'l Layer>, QuantizeReport), Error> {
     let mut network = Switched::new(runtime, (model, graph, facts), (layers, ranges), options)?;
     let wanted = network.outputs(&vec![0.0; layers.len()], batches)?;
-    // Some of the runs, spread over the timesteps.
+    // Some of the runs, evenly spaced over the timesteps.
     let few: Vec<usize> = (0..RUNS_OF_ONE.min(batches.len()))
         .map(|at| (2 * at + 1) * batches.len() / (2 * RUNS_OF_ONE.min(batches.len())))
         .collect();
@@ -50,7 +50,7 @@ pub(super) fn choose<'l>(
         costs.push((difference(&few_wanted, &network.outputs(&switches, &few_batches)?), at));
     }
     costs.sort_by(|a, b| b.0.total_cmp(&a.0));
-    // The network without the dearest layers in integers.
+    // The difference with all layers quantised except for those with the largest errors.
     let mut without = |count: usize| {
         let mut switches = vec![1.0; layers.len()];
         costs[..count].iter().for_each(|(_, at)| switches[*at] = 0.0);
@@ -61,7 +61,7 @@ pub(super) fn choose<'l>(
     if let Some(most) = options.most
         && of_all > most
     {
-        // The least number that is enough; all of them leave no difference at all.
+        // Finds the lowest number of kept layers that is enough. If all are kept, there is no difference.
         let (mut too_few, mut enough) = (0, layers.len());
         reached = 0.0;
         while enough - too_few > 1 {
@@ -83,7 +83,7 @@ pub(super) fn choose<'l>(
             .map(|(cost, at)| KeptNode {
                 node: node(*at).name.clone(),
                 op: node(*at).op(),
-                reason: format!("by itself it moves the output by {cost:.2e} (mean square)"),
+                reason: format!("int8 in this layer alone changes the output by {cost:.2e} (mean square)"),
             })
             .collect(),
         costs: costs
@@ -98,11 +98,11 @@ pub(super) fn choose<'l>(
     Ok((chosen, report))
 }
 
-/// The mean squared difference.
+/// Computes the mean squared difference.
 fn difference(wanted: &[Vec<f64>], found: &[Vec<f64>]) -> f64 {
     let pairs = wanted.iter().flatten().zip(found.iter().flatten());
     let (sum, count) = pairs.fold((0.0, 0usize), |(sum, count), (a, b)| (sum + (a - b).powi(2), count + 1));
-    // What is not a number is further off than anything.
+    // NaN is worse than any number.
     let mean = sum / count.max(1) as f64;
     if mean.is_nan() { f64::INFINITY } else { mean }
 }
@@ -111,7 +111,7 @@ fn difference(wanted: &[Vec<f64>], found: &[Vec<f64>]) -> f64 {
 struct Switched<'a> {
     model: &'a Model,
     session: Session,
-    /// The input that takes them.
+    /// The input that takes the switches.
     input: String,
 }
 
@@ -125,7 +125,7 @@ impl<'a> Switched<'a> {
         let mut builder = Builder::new("__switch", graph.opset, Names::of_graph(model.graph()));
         let input = builder.fresh("all");
         let by_node: HashMap<usize, usize> = layers.iter().enumerate().map(|(at, layer)| (layer.node, at)).collect();
-        // What values are called where a layer's switch has dealt with them.
+        // Names of layer outputs after their switches.
         let mut outputs: HashMap<ValueId, String> = HashMap::new();
         for node in &graph.nodes {
             let mut proto = node.proto.clone();
@@ -166,13 +166,13 @@ impl<'a> Switched<'a> {
         };
         let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
         switched.input.push(ValueInfoProto { name: input.clone(), r#type: Some(r#type), ..ValueInfoProto::default() });
-        // What is measured is the rounding alone, not that of the kernels that a runtime has for it.
+        // This measures the rounding alone, without the integer kernels of a runtime.
         let sessions = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
         let session = session_giving(runtime, &model.with_graph(switched), &[options.output], &sessions)?;
         Ok(Self { model, session, input })
     }
 
-    /// The output for every batch of inputs.
+    /// Returns the output for every batch of inputs.
     fn outputs(&mut self, switches: &[f32], batches: &[Inputs]) -> Result<Vec<Vec<f64>>, Error> {
         let mut all = Vec::with_capacity(batches.len());
         for inputs in batches {
@@ -192,7 +192,7 @@ fn dimension(size: i64) -> crate::onnx::tensor_shape_proto::Dimension {
     Dimension { value: Some(Value::DimValue(size)), ..Dimension::default() }
 }
 
-/// `x + s (q(x) - x)`.
+/// Adds nodes that compute `x + s (q(x) - x)`.
 fn through(
     builder: &mut Builder,
     x: &str,

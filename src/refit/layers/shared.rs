@@ -1,4 +1,4 @@
-//! Layers that read one weight: they are fitted together, with the rows of all.
+//! Layers that read one weight. They are fitted together, with the rows of all.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use super::{Bias, Event, Known, Layer, Refusals, Use};
 use crate::graph::{NodeId, ValueId};
 use crate::refit::network::Network;
 
-/// Takes the layers out of the list whose weight several nodes read, and joins those of each weight. Where that can't be,
-/// they are refused.
+/// Removes the layers whose weight several nodes read from the list, and joins those of each weight. Layers that can't be
+/// joined are not fitted.
 pub(super) fn take(
     network: &Network,
     layers: &mut Vec<Layer>,
@@ -34,13 +34,13 @@ pub(super) fn take(
             }
         }
         if depends(network, &members) {
-            // A residual target may be what lies behind another use.
+            // A residual target may depend on another use.
             members.iter_mut().for_each(|layer| layer.truncate(network, known.is_paired));
         }
         let why = if network.graph().values[weight].consumers.len() != members.len() {
             Some("another node that is not fitted reads its weight")
         } else if depends(network, &members) {
-            Some("it shares its weight with a layer whose output it follows from")
+            Some("it shares its weight with a layer whose output it depends on")
         } else if !members.iter().all(|layer| is_like(layer, &members[0])) {
             Some("layers read its weight in different forms")
         } else {
@@ -52,7 +52,7 @@ pub(super) fn take(
         }
         events.push(Event { uses: members.into_iter().map(|layer| Use { layers: vec![layer] }).collect() });
     }
-    // A bias that several nodes read is fitted where they are the uses of one weight.
+    // A bias that several nodes read is fitted only if they are the uses of one weight.
     for event in &mut events {
         let biases: Vec<Option<ValueId>> = event.layers().map(Layer::bias_value).collect();
         let readers = biases.first().copied().flatten().map_or(0, |bias| network.graph().values[bias].consumers.len());
@@ -65,7 +65,7 @@ pub(super) fn take(
     events
 }
 
-/// A bias that other nodes read stays as it is.
+/// Excludes a bias that other nodes read from the fit.
 fn keep_shared_bias(network: &Network, layer: &mut Layer) {
     let is_shared = layer.bias_value().is_some_and(|bias| network.graph().values[bias].consumers.len() > 1);
     if !is_shared {
@@ -86,7 +86,7 @@ fn is_like(layer: &Layer, first: &Layer) -> bool {
         && layer.rows.columns() == first.rows.columns()
 }
 
-/// Whether what one layer needs follows from another's output.
+/// Whether an input or addend of one layer depends on another's output.
 fn depends(network: &Network, layers: &[Layer]) -> bool {
     let nodes: Vec<NodeId> = layers.iter().map(|layer| layer.node).collect();
     layers.iter().any(|layer| {

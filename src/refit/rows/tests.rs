@@ -1,4 +1,4 @@
-//! The rows of every operator's linear map, times its weight, are what ONNX Runtime computes.
+//! The rows of every operator's linear map, multiplied by its weight, equal the output of ONNX Runtime.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -62,7 +62,7 @@ impl Case {
         ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() }
     }
 
-    /// Compares, and returns the number of groups.
+    /// Compares the rows with ONNX Runtime, and returns the number of groups.
     fn check(&self, what: &str, random: &mut Pcg64Mcg) -> usize {
         let proto = self.model(random);
         let bytes = proto.encode_to_vec();
@@ -95,7 +95,7 @@ impl Case {
         let (columns, outputs) = (rows.columns(), rows.outputs());
         assert_eq!(rows.count() * outputs * rows.groups(), y.len(), "{what}: every element is in one equation");
         for group in 0..rows.groups() {
-            // Columns of another layer before and behind.
+            // Columns of another layer come before and after.
             let stride = columns + 3;
             let mut gathered = vec![9.0; all.len() * stride];
             rows.gather(&x, group, &all, (&mut gathered, stride, 2));
@@ -119,11 +119,11 @@ impl Case {
     }
 }
 
-/// A random convolution over this many axes.
+/// Returns a random convolution over this many axes.
 fn convolution(random: &mut Pcg64Mcg, axes: usize, is_transposed: bool) -> Case {
     let mut draw = |low: i64, high: i64| random.random_range(low..=high);
     let group = draw(1, 3);
-    // Depthwise ones have one channel in a group.
+    // Depthwise convolutions have one channel per group.
     let (inner, outer) = if draw(0, 2) == 0 { (1, draw(1, 2)) } else { (draw(1, 4), draw(1, 3)) };
     let mut each = |low: i64, high: i64| -> Vec<i64> { (0..axes).map(|_| draw(low, high)).collect() };
     let (kernel, mut strides, dilations) = (each(1, 3), each(1, 3), each(1, 2));
@@ -131,11 +131,11 @@ fn convolution(random: &mut Pcg64Mcg, axes: usize, is_transposed: bool) -> Case 
     let (pads, padding, auto) =
         (each(0, 1).into_iter().chain(each(0, 1)).collect::<Vec<_>>(), each(0, 0), each(0, 4)[0]);
     if is_transposed && auto < 2 {
-        // Where a step is longer than the window, ONNX Runtime gives less than the specification says.
+        // If a stride is larger than the kernel, ONNX Runtime's output is smaller than specified.
         strides.iter_mut().zip(&kernel).for_each(|(stride, kernel)| *stride = (*stride).min(*kernel));
     }
     let mut attributes = vec![attr_ints("strides", &strides), attr_int("group", group)];
-    // ONNX Runtime has no auto_pad for dilated windows.
+    // ONNX Runtime does not support auto_pad with dilations.
     match auto {
         0 => attributes.push(attr_string("auto_pad", "SAME_UPPER")),
         1 => attributes.push(attr_string("auto_pad", "SAME_LOWER")),
@@ -143,7 +143,7 @@ fn convolution(random: &mut Pcg64Mcg, axes: usize, is_transposed: bool) -> Case 
         _ => attributes.extend([attr_ints("pads", &pads), attr_ints("dilations", &dilations)]),
     }
     if is_transposed && auto > 2 {
-        // Less than a step, or what a window spans.
+        // Must be smaller than the stride or the extent of the kernel.
         let padding = padding.iter().zip(&strides).map(|(_, stride)| (stride - 1).min(1)).collect::<Vec<_>>();
         attributes.push(attr_ints("output_padding", &padding));
     }
@@ -173,7 +173,7 @@ fn convolutions() {
 #[test]
 fn matrix_products() {
     let mut random = Pcg64Mcg::seed_from_u64(3);
-    // The shapes of input and weight, and the groups: leading axes that both have.
+    // The shapes of input and weight, whether the weight is on the left, and the number of groups: leading common axes.
     let cases: [(&[i64], &[i64], bool, usize); 9] = [
         (&[4, 5], &[5, 3], false, 1),
         (&[2, 4, 5], &[5, 3], false, 1),
@@ -207,7 +207,7 @@ fn gemm_with_all_flags() {
             attr_float("beta", 2.0),
         ];
         let (x, w) = if is_left { (b, a) } else { (a, b) };
-        // A bias along the columns is one along the outputs where B is the weight.
+        // A bias along the columns is along the outputs only if B is the weight.
         let has_bias = has_bias && !is_left;
         let inputs: &[&str] = match (is_left, has_bias) {
             (true, _) => &["w", "x"],

@@ -1,13 +1,14 @@
-//! Cholesky's factorisation in one triangle of a matrix whose other triangle keeps what it was.
+//! Cholesky factorisation in one triangle of a symmetric matrix; the other triangle keeps a copy.
 
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, Par, Side};
 
-/// Columns that are factorised at a time.
+/// Number of columns that are factorised at a time.
 const BLOCK: usize = 128;
 
-/// What a factorisation overwrites of a symmetric matrix that also stands in its upper half: the diagonal.
+/// The diagonal of a symmetric matrix. A factorisation overwrites the lower half and the diagonal; the upper half keeps a
+/// copy of the lower one.
 #[derive(Debug)]
 pub(super) struct Symmetric {
     diagonal: Vec<f64>,
@@ -18,7 +19,7 @@ impl Symmetric {
     pub(super) fn new(matrix: &mut Mat<f64>) -> Self {
         let size = matrix.nrows();
         for first in (0..size).step_by(BLOCK) {
-            // In blocks, so that rows and columns of both halves stay in the cache.
+            // In blocks, so that rows and columns of both halves remain in the cache.
             let last = (first + BLOCK).min(size);
             for column in first..last {
                 for row in column + 1..last {
@@ -36,12 +37,12 @@ impl Symmetric {
         Self { diagonal: (0..size).map(|at| matrix[(at, at)]).collect() }
     }
 
-    /// The sum of the diagonal.
+    /// Returns the sum of the diagonal.
     pub(super) fn trace(&self) -> f64 {
         self.diagonal.iter().sum()
     }
 
-    /// Puts back the lower half, with `ridge` added to the diagonal.
+    /// Restores the lower half, with `ridge` added to the diagonal.
     fn restore(&self, matrix: &mut Mat<f64>, ridge: f64) {
         let size = matrix.nrows();
         for column in 0..size {
@@ -53,8 +54,8 @@ impl Symmetric {
     }
 }
 
-/// Solves `(matrix + ridge I) Z = right`; with larger ridges where that can't be factorised. Returns Z and the ridge. The
-/// lower half of the matrix, and its diagonal, come back as they were.
+/// Solves `(matrix + ridge I) Z = right`, with larger ridges if the matrix can't be factorised. Returns Z and the ridge.
+/// Afterwards, the lower half of the matrix and its diagonal are restored.
 pub(super) fn factorise(
     matrix: &mut Mat<f64>,
     symmetric: &Symmetric,
@@ -65,7 +66,7 @@ pub(super) fn factorise(
     if !ridge.is_finite() || symmetric.trace() <= 0.0 {
         return None;
     }
-    // A ridge of zero grows to one that can be factorised as well.
+    // A ridge of zero also grows until the matrix can be factorised.
     let least = symmetric.trace() / matrix.nrows() as f64 * 1e-12;
     let found = [1.0, 10.0, 100.0, 1000.0].into_iter().find_map(|factor| {
         let ridge = if factor == 1.0 { ridge } else { ridge.max(least) * factor };
@@ -80,8 +81,8 @@ pub(super) fn factorise(
     found
 }
 
-/// The factor L of `(matrix + ridge d I) = L L^T`, d being the mean of the diagonal, zero above it. `None` where the matrix
-/// can't be factorised.
+/// Returns the factor L of `(matrix + ridge d I) = L L^T`, where d is the mean of the diagonal, with zeros above the
+/// diagonal. `None`: the matrix can't be factorised.
 pub(in crate::refit) fn factor(mut matrix: Mat<f64>, ridge: f64) -> Option<Mat<f64>> {
     let size = matrix.nrows();
     let diagonal: f64 = (0..size).map(|at| matrix[(at, at)]).sum::<f64>() / size.max(1) as f64;
@@ -94,7 +95,7 @@ pub(in crate::refit) fn factor(mut matrix: Mat<f64>, ridge: f64) -> Option<Mat<f
     Some(Mat::from_fn(size, size, |row, column| if row < column { 0.0 } else { lower[(row, column)] }))
 }
 
-/// Factorises the lower half of a matrix in place. `None` where it is not positive definite.
+/// Factorises the lower half of a matrix in place. `None`: it is not positive definite.
 fn cholesky(matrix: &mut Mat<f64>, par: Par) -> Option<()> {
     let size = matrix.nrows();
     for first in (0..size).step_by(BLOCK) {
@@ -110,7 +111,7 @@ fn cholesky(matrix: &mut Mat<f64>, par: Par) -> Option<()> {
         if last == size {
             break;
         }
-        // Below: A L^-T, of which the rest loses the square.
+        // The block below becomes A L^-T, and its square is subtracted from the rest.
         let (_, _, mut below, rest) =
             matrix.as_mut().get_mut(first.., first..).split_at_mut(last - first, last - first);
         solve_lower_triangular_in_place(lower, below.as_mut().transpose_mut(), par);
@@ -129,9 +130,9 @@ fn cholesky(matrix: &mut Mat<f64>, par: Par) -> Option<()> {
     Some(())
 }
 
-/// The product of a symmetric matrix, whose lower half counts, with another one.
+/// Multiplies a symmetric matrix, of which only the lower half is used, by another matrix.
 pub(super) fn product(matrix: &Mat<f64>, by: &Mat<f64>, out: &mut Mat<f64>, par: Par) {
-    // The lower half with the diagonal, then the upper one as the lower one transposed, without.
+    // First the lower half with the diagonal. Then the upper half: the lower one transposed, without the diagonal.
     triangular::matmul(
         out.as_mut(),
         BlockStructure::Rectangular,
@@ -164,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Matrices beyond the size of a block are solved, and come back.
+    /// Matrices larger than a block are solved and restored.
     #[test]
     fn a_matrix_is_solved_in_place_and_restored() {
         let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(1);
@@ -178,7 +179,7 @@ mod tests {
             product(&whole, &expected, &mut right, Par::Seq);
             let mut direct = Mat::zeros(size, 3);
             matmul(direct.as_mut(), Accum::Replace, &whole, &expected, 1.0, Par::Seq);
-            // Only the lower half counts.
+            // Only the lower half is used.
             let mut lower =
                 Mat::from_fn(size, size, |row, column| if row >= column { whole[(row, column)] } else { 7.0 });
             let symmetric = Symmetric::new(&mut lower);

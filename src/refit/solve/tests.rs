@@ -3,8 +3,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// Rows of which the targets are a known map of the columns; how far the solution is from it, and how much of the error is
-/// left.
+/// Fits rows whose targets are a known map of the columns. Returns the distance of the solution from the map, and the
+/// remaining fraction of the error.
 fn distance(rows: usize, columns: usize, expected_rows: usize, has_bias: bool, memory: u64) -> (f64, f64) {
     let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(7);
     let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.random_range(-1.0..1.0)).collect() };
@@ -28,16 +28,16 @@ fn distance(rows: usize, columns: usize, expected_rows: usize, has_bias: bool, m
     if let Some(bias) = system.bias(0, change) {
         assert!(bias.iter().enumerate().all(|(at, bias)| (bias - 2.0 - at as f64).abs() < 1e-4));
     }
-    // Both ways to the error that is left agree.
+    // Both ways of computing the remaining error agree.
     let again = system.after(change, Par::Seq);
     assert!((again - solution.after).abs() < 1e-6 * solution.before, "{again} {}", solution.after);
     (far, solution.after / solution.before)
 }
 
 #[test]
-fn a_linear_map_is_found_with_and_without_a_bias() {
+fn a_linear_map_is_recovered_with_and_without_a_bias() {
     for has_bias in [false, true] {
-        // Beyond the width of a panel, too.
+        // Also with more columns than a panel has.
         for (rows, columns) in [(200, 10), (800, 300)] {
             let (far, left) = distance(rows, columns, rows, has_bias, u64::MAX);
             assert!(far < 1e-3 && left < 1e-7, "{far} {left}");
@@ -46,8 +46,8 @@ fn a_linear_map_is_found_with_and_without_a_bias() {
 }
 
 #[test]
-fn both_forms_give_the_same() {
-    // Fewer rows are promised than come, so that the form by rows solves what the other could; or there is no room.
+fn both_forms_have_the_same_solution() {
+    // Announces fewer rows than it adds, or has too little memory: the form by rows solves what the other could.
     for (expected_rows, memory) in [(5, u64::MAX), (200, 700)] {
         let (far, left) = distance(200, 10, expected_rows, true, memory);
         assert!(far < 1e-3 && left < 1e-6, "{far} {left}");
@@ -55,13 +55,13 @@ fn both_forms_give_the_same() {
 }
 
 #[test]
-fn fewer_rows_than_columns_are_met_exactly() {
+fn fewer_rows_than_columns_are_fitted_exactly() {
     let (_, left) = distance(8, 40, 8, false, u64::MAX);
     assert!(left < 1e-7, "{left}");
 }
 
 #[test]
-fn rows_are_held_in_the_memory_that_there_is() {
+fn the_kept_rows_fit_into_the_memory() {
     assert_eq!(System::rows_held(100, 10, 80_000), None);
     for (columns, outputs, memory) in [(100, 10, 79_999), (16_000, 1_280, 750_000_000), (3, 1, 1)] {
         let rows = System::rows_held(columns, outputs, memory).unwrap();
@@ -71,7 +71,7 @@ fn rows_are_held_in_the_memory_that_there_is() {
 }
 
 #[test]
-fn uses_have_means_of_their_own() {
+fn each_use_has_its_own_means() {
     // Two uses of one map with different biases.
     let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(9);
     let mut system = System::new(2, 1, 1000, &[true, true], u64::MAX);

@@ -1,9 +1,10 @@
 //! One graph of the original's reference and of the nodes of the pruned network.
 //!
-//! Every node of the pruned network that the cut touches stands in it, but reads, instead of what its predecessors gave,
-//! the kept part of the reference's values. What it gives is compared with the kept part of the reference's value of the
-//! same name, within the graph. Weights are the kept part of the original's; that the file holds these has been shown
-//! before ([`super::super::unchanged`]). Sizes and indices come from the pruned network itself.
+//! The graph contains every node of the pruned network that the cut touches. Such a node reads the kept part of the
+//! reference's values instead of its predecessors' outputs. The graph compares its output with the kept part of the
+//! reference's value of the same name. Weights are the kept part of the original's;
+//! [`super::super::unchanged`] has already shown that the file contains these. Sizes and indices come from the pruned
+//! network itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,7 +24,7 @@ use crate::onnx::{
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::verify::reference::{self, Unmasked};
 
-/// Leaves out the kept parts that nothing reads, so that only numbers come of those comparisons.
+/// Removes the kept parts that nothing reads, so that those comparisons return numbers only.
 fn leave_out_unread(graph: &mut GraphProto) {
     let read: HashSet<String> = graph.node.iter().flat_map(inputs_of).map(str::to_owned).collect();
     let comparisons = graph.node.iter_mut().filter(|node| node.domain == DOMAIN && node.op_type.starts_with(KEPT));
@@ -37,16 +38,16 @@ fn leave_out_unread(graph: &mut GraphProto) {
 pub(super) enum Source {
     /// A value of the reference, which the cut does not touch.
     Same(String),
-    /// The kept part of a value of the reference, and what the pruned network gave for it.
+    /// The kept part of a value of the reference, and the value that the pruned network computed.
     Kept { name: String, own: String },
-    /// What the pruned network gave.
+    /// A value that the pruned network computed.
     Own(String),
 }
 
-/// Builds the graph.
+/// Builds the graph of a proof.
 ///
 /// # Errors
-/// A node whose operator can't be masked stands where something was removed.
+/// An operator whose input lost channels can't be masked.
 pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph, Unmasked> {
     let mut reference = Reference::new(&networks.lowered.graph);
     let noise = Noise { networks, looks };
@@ -83,7 +84,7 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
     initializer.extend(builder.initializers);
     let mut node = reference.builder.nodes;
     node.extend(builder.nodes);
-    // What the network gives is compared once; a look at some values needs no more than leads to them.
+    // The outputs of the network are compared once; for a look at some values, only the nodes before them are needed.
     let mut output = if looks.only.is_some() { Vec::new() } else { graph.output.clone() };
     output
         .extend(watched.iter().flat_map(|watched| std::iter::once(&watched.output).chain(&watched.rounded)).map(info));
@@ -108,22 +109,22 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
 pub(super) struct Construction<'a> {
     pub(super) networks: Networks<'a>,
     pub(super) looks: &'a Looks,
-    /// Names of masks by the values of the reference.
+    /// Names of masks, by the values of the reference.
     masks: HashMap<String, String>,
     pub(super) builder: &'a mut Builder,
-    /// What is read for the values of the pruned network.
+    /// What the nodes read for the values of the pruned network.
     sources: HashMap<String, Source>,
     /// Kept parts of constants of the reference.
     slices: HashMap<(String, KeptAxes), String>,
-    /// Kept parts of noise, by the value that it stands for.
+    /// Kept parts of noise, by the value that it replaces.
     open: HashMap<String, String>,
     constants: HashMap<&'a str, &'a TensorProto>,
-    /// Constants of the pruned network that hold sizes.
+    /// Constants of the pruned network that contain sizes.
     inlined: HashMap<String, String>,
     pub(super) watched: Vec<Watched>,
     seen: BTreeMap<String, String>,
     exceptions: Vec<(String, NodeId, String)>,
-    /// What the nodes of the reference give.
+    /// Outputs of the nodes of the reference.
     given: HashSet<String>,
 }
 
@@ -141,14 +142,14 @@ impl Construction<'_> {
         }
     }
 
-    /// What a node of the pruned network reads for a name. `node` is the one of the original.
+    /// Returns what a node of the pruned network reads for a name. `node` is the corresponding node of the original.
     fn source(&mut self, name: &str, node: Option<NodeId>) -> Source {
         if let Some(source) = self.sources.get(name) {
             return source.clone();
         }
         let networks = self.networks;
         let Some(tensor) = self.constants.get(name).copied() else {
-            // An initializer that is an input too, or what a node without a name for it gives.
+            // Neither a value nor a constant known here: an initializer that is also an input, for example.
             return Source::Same(name.to_owned());
         };
         let Some(origin) = networks.unchanged.origins.get(name).filter(|_| tensor.element_type().byte_size().is_some())
@@ -171,7 +172,7 @@ impl Construction<'_> {
         Source::Own(sliced)
     }
 
-    /// A constant of the pruned network that the original does not have.
+    /// Adds a constant of the pruned network that the original lacks, and returns its name.
     fn inline(&mut self, name: &str, tensor: &TensorProto) -> String {
         if let Some(known) = self.inlined.get(name) {
             return known.clone();
@@ -189,7 +190,7 @@ impl Construction<'_> {
         fresh
     }
 
-    /// The kept part of a constant.
+    /// Returns the kept part of a constant.
     fn slice(&mut self, name: &str, axes: &KeptAxes) -> String {
         let key = (name.to_owned(), axes.clone());
         if let Some(known) = self.slices.get(&key) {
@@ -205,7 +206,7 @@ impl Construction<'_> {
         sliced
     }
 
-    /// A node of the pruned network, which stems from `original`.
+    /// Adds a node of the pruned network; `original` is the node that it comes from.
     fn node(&mut self, node: &NodeProto, original: Option<NodeId>) {
         let networks = self.networks;
         let graph = &networks.analysis.graph;
@@ -230,7 +231,7 @@ impl Construction<'_> {
         let reads_own = sources.iter().flatten().chain(inner.values()).any(|source| matches!(source, Source::Own(_)));
         let names = self.names_read(node, &sources, original);
         let mut proto = node.clone();
-        // Two nodes of one name are none, and neither are two without one.
+        // Node names must be unique, and the nodes of the file may share a name or have none.
         proto.name = self.builder.fresh(&node.name);
         for (input, name) in proto.input.iter_mut().zip(&names) {
             if let Some(name) = name {
@@ -271,7 +272,7 @@ impl Construction<'_> {
         }
     }
 
-    /// The names that a node reads: of noise, where it is opened.
+    /// Returns the names of the inputs that a node reads, with the names of noise for those that it replaces.
     fn names_read(
         &mut self,
         node: &NodeProto,
@@ -305,12 +306,12 @@ impl Construction<'_> {
         names
     }
 
-    /// The kept part of the noise that stands for a value.
+    /// Returns the kept part of the noise that replaces a value.
     fn open(&mut self, value: &str, own: &str, dtype: DataType) -> String {
         if let Some(known) = self.open.get(value) {
             return known.clone();
         }
-        // What the pruned network gave only tells the sizes.
+        // Only the sizes of the pruned network's value are used.
         let own = match self.looks.sizes.get(value) {
             Some((_, found)) => {
                 let sizes = self.builder.int_vector(found);
@@ -323,7 +324,7 @@ impl Construction<'_> {
         kept
     }
 
-    /// Adds the comparison of what the pruned network gave for a value with `expected`, which is masked as the value is.
+    /// Compares the pruned network's value with `expected`, which has the mask of the value.
     fn kept(&mut self, expected: &str, value: &str, own: &str, dtype: DataType) -> (String, String) {
         let mut inputs = vec![expected, own];
         let mask = self.masks.get(value).cloned();
@@ -334,7 +335,7 @@ impl Construction<'_> {
         (kept, measured)
     }
 
-    /// Looks at a value that the cut does not touch.
+    /// Measures a value that the cut does not touch.
     fn see(&mut self, name: &str, dtype: DataType) {
         if self.looks.only.is_some() || self.seen.contains_key(name) {
             return;
@@ -345,16 +346,16 @@ impl Construction<'_> {
         self.seen.insert(name.to_owned(), measured);
     }
 
-    /// Compares an output of a node of the pruned network.
+    /// Adds the comparison of an output of a node of the pruned network.
     fn output(&mut self, name: &str, value: ValueId, own: &str, original: NodeId, read: (bool, Vec<String>)) -> Source {
         let Some(dtype) = self.networks.float_type(value) else {
             let is_known = self.networks.analysis.facts.values[value].is_some();
             if !is_known {
-                self.exceptions.push((name.to_owned(), original, "its type is not known".to_owned()));
+                self.exceptions.push((name.to_owned(), original, "its element type is not known".to_owned()));
             }
             return Source::Own(own.to_owned());
         };
-        // An output that nothing reads may be missing in the reference.
+        // The reference may lack an output that nothing reads.
         if !self.given.contains(name) {
             return Source::Own(own.to_owned());
         }

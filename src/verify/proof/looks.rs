@@ -1,23 +1,23 @@
-//! What a graph of the proof looks at, and what its outputs are.
+//! The settings of a graph of the proof, and the meaning of its outputs.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::graph::NodeId;
 use crate::onnx::ModelProto;
 
-/// What a graph does beside comparing.
+/// What a graph does besides comparing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Looks {
     /// Nodes of the original that read noise, in the reference and in the pruned network.
     pub(super) opened: BTreeSet<NodeId>,
-    /// Values that do not change from place to place; those that are opened are open to all nodes above.
+    /// Values that noise replaces as inputs of the opened nodes.
     pub(super) flat: HashSet<String>,
-    /// Sizes of values in the original and in the pruned network, as an earlier run on the same inputs found them. Noise of
-    /// known sizes needs no run of what comes before it.
+    /// Sizes of values in the original and in the pruned network, from an earlier run on the same inputs. With known sizes,
+    /// the nodes before the noise need not run.
     pub(super) sizes: HashMap<String, (Vec<i64>, Vec<i64>)>,
     /// Values whose nodes run again on rounded inputs.
     pub(super) rounded: BTreeSet<String>,
-    /// The values that are looked at; all where none are named.
+    /// The values to compare. `None`: all of them.
     pub(super) only: Option<BTreeSet<String>>,
 }
 
@@ -27,24 +27,24 @@ pub(super) struct Watched {
     pub(super) value: String,
     /// The node of the original.
     pub(super) node: NodeId,
-    /// The output of the graph that tells of it, and those that tell how it differs with rounded inputs.
+    /// The output of the graph that measures it, and those that measure its difference with rounded inputs.
     pub(super) output: String,
     pub(super) rounded: Vec<String>,
-    /// What its node reads.
+    /// The inputs of its node.
     pub(super) reads: Vec<String>,
-    /// Whether it may be smaller than the mask says: its size follows from others, as that of what is repeated along an
-    /// axis that is cut.
+    /// Whether it may be smaller than its mask indicates because its size follows from others: an example is a value
+    /// repeated along an axis that is cut.
     pub(super) shrinks: bool,
 }
 
-/// A value that is only looked at: one that nodes of the cut read and that the cut does not touch.
+/// A value that is measured without being compared: nodes of the cut read it and the cut does not touch it.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) value: String,
     pub(super) output: String,
 }
 
-/// The graph and what its outputs are.
+/// The graph and the meaning of its outputs.
 pub(super) struct ProofGraph {
     pub(super) model: ModelProto,
     pub(super) watched: Vec<Watched>,

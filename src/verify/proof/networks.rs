@@ -19,22 +19,22 @@ pub(in crate::verify) struct Networks<'a> {
     pub(in crate::verify) analysis: &'a Analysis,
     pub(in crate::verify) kept: &'a HashMap<Reader, KeptAxes>,
     pub(in crate::verify) lowered: &'a Lowered,
-    /// The pruned network, as it runs on the CPU, and the first output of the node of the file that each node stems from.
+    /// The pruned network as it runs on the CPU. Each node comes with the first output of its node in the file.
     pub(in crate::verify) pruned: &'a Model,
     pub(in crate::verify) nodes: &'a [(NodeProto, String)],
     pub(in crate::verify) initializers: &'a [TensorProto],
     pub(in crate::verify) unchanged: &'a Unchanged,
-    /// New names of first outputs in the original, by those in the file.
+    /// New names of first outputs in the original, by their names in the file.
     pub(in crate::verify) renamed: &'a HashMap<String, String>,
 }
 
 impl<'a> Networks<'a> {
-    /// The type in which a value is computed when it is compared, if that is one of floating point numbers.
+    /// Returns the element type in which a value is compared. `None`: it is not floating point.
     pub(super) fn float_type(&self, value: ValueId) -> Option<DataType> {
         Self::compared_as(self.analysis.facts.values[value].as_ref()?.dtype)
     }
 
-    /// The type in which values of a type are computed when they are compared, if they are floating point numbers.
+    /// Returns the element type in which values of a type are compared. `None`: they are not floating point.
     pub(super) fn compared_as(dtype: DataType) -> Option<DataType> {
         match dtype {
             DataType::Float | DataType::Double => Some(dtype),
@@ -43,12 +43,12 @@ impl<'a> Networks<'a> {
         }
     }
 
-    /// The operator of the proof for a type.
+    /// Returns the name of the proof's operator for an element type.
     pub(super) fn operator(kind: &str, dtype: DataType) -> String {
         if dtype == DataType::Double { format!("{kind}{DOUBLE}") } else { kind.to_owned() }
     }
 
-    /// The constants of the pruned network by name.
+    /// Returns the constants of the pruned network by name.
     pub(super) fn constants(&self) -> HashMap<&'a str, &'a TensorProto> {
         let initializers = self.initializers.iter().map(|tensor| (tensor.name.as_str(), tensor));
         let nodes = self.nodes.iter().filter(|(node, _)| node.op_type == "Constant");
@@ -56,7 +56,7 @@ impl<'a> Networks<'a> {
         initializers.chain(nodes).collect()
     }
 
-    /// The node of the original that a node of the file stands for.
+    /// Returns the node of the original that corresponds to a node of the file, given by its first output.
     pub(super) fn original(&self, output: &str) -> Option<NodeId> {
         let graph = &self.analysis.graph;
         let output = self.renamed.get(output).map_or(output, String::as_str);
@@ -70,15 +70,15 @@ impl<'a> Networks<'a> {
     }
 }
 
-/// The nodes of a network as it runs on the CPU, each with the first output of the node of the file that it stems from,
-/// and its initializers.
+/// Returns the nodes of a network as it runs on the CPU, each with the first output of the node of the file that it comes
+/// from, and the initializers.
 pub(in crate::verify) fn as_run(
     pruned: &Model,
     lowered: Option<&(Lowered, Vec<String>)>,
 ) -> (Vec<(NodeProto, String)>, Vec<TensorProto>) {
     match lowered {
         None => {
-            // In an order in which they can run.
+            // In a topological order.
             let order = crate::onnx::order::topological_order(pruned.graph()).unwrap_or_default();
             let node = |index: usize| &pruned.graph().node[index];
             let nodes = order.into_iter().map(node).map(|node| (node.clone(), node.first_output().to_owned()));
@@ -91,7 +91,7 @@ pub(in crate::verify) fn as_run(
     }
 }
 
-/// The original with all fused nodes in standard operators.
+/// Returns the original with all fused nodes lowered to standard operators.
 ///
 /// # Errors
 /// A lowered node contradicts its operator's specification.

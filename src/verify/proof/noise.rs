@@ -1,4 +1,4 @@
-//! Noise in place of what nodes read, in both networks.
+//! Noise that replaces inputs of nodes, in both networks.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::kernels::proof::NOISE;
 use crate::onnx::builder::Builder;
 use crate::onnx::{DataType, attr_int};
 
-/// Which values are read as noise, and the nodes that make it.
+/// The values that noise replaces, and the nodes that generate it.
 pub(super) struct Noise<'a> {
     pub(super) networks: Networks<'a>,
     pub(super) looks: &'a Looks,
@@ -21,7 +21,7 @@ impl Noise<'_> {
         format!("__noise/{value}")
     }
 
-    /// The type of the noise that stands for a value where a node reads it, if any does.
+    /// Returns the element type of the noise that replaces a value as an input of a node. `None`: no noise replaces it.
     pub(super) fn of(&self, node: NodeId, value: ValueId) -> Option<DataType> {
         let name = &self.networks.analysis.graph.values[value].name;
         if !self.looks.opened.contains(&node) || !self.looks.flat.contains(name) {
@@ -30,7 +30,7 @@ impl Noise<'_> {
         self.networks.float_type(value)
     }
 
-    /// What a node of the lowered original reads instead of its inputs.
+    /// Returns the replaced inputs of a node of the lowered original: slots with the names of noise.
     pub(super) fn opened(
         &self,
         node: NodeId,

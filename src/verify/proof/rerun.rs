@@ -1,4 +1,4 @@
-//! Nodes that run again on inputs that are changed by as much as rounding changes them.
+//! Nodes that run again on inputs with perturbations of the size of rounding.
 
 use super::graph::{Construction, Source};
 use super::networks::Networks;
@@ -6,11 +6,11 @@ use crate::kernels::DOMAIN;
 use crate::kernels::proof::{KEPT, ROUNDED};
 use crate::onnx::{NodeProto, attr_int};
 
-/// Times that a node runs on rounded inputs.
+/// Number of times that a node runs on rounded inputs.
 pub(super) const DRAWS: usize = 4;
 
 impl Construction<'_> {
-    /// Runs a node again on rounded inputs, where that is asked for.
+    /// Runs a node again on rounded inputs, if one of its outputs is among the values to be rerun.
     pub(super) fn rounded(
         &mut self,
         node: &NodeProto,

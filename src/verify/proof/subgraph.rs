@@ -1,10 +1,10 @@
-//! Other names for what the bodies of a node read from outside.
+//! New names for the outer values that the bodies of a node read.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::onnx::{GraphProto, NodeProto};
 
-/// Gives the values that the bodies of a node read from outside other names.
+/// Renames the outer values that the bodies of a node read.
 pub(super) fn rename_captured(node: &mut NodeProto, names: &HashMap<String, String>) {
     if names.is_empty() {
         return;
@@ -41,7 +41,7 @@ mod tests {
     use crate::onnx::{ValueInfoProto, attr_graph};
 
     #[test]
-    fn only_what_comes_from_outside_is_renamed() {
+    fn only_names_from_outside_are_renamed() {
         let node = |input: &[&str], output: &str| NodeProto {
             op_type: "Add".to_owned(),
             input: input.iter().map(|name| (*name).to_owned()).collect(),

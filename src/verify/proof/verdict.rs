@@ -1,4 +1,4 @@
-//! What the numbers of a comparison amount to.
+//! The verdict on a value from the numbers of its comparison.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,10 @@ use crate::array::Array;
 use crate::kernels::proof::{Measured, sizes_of};
 use crate::verify::compare;
 
-/// Relative to the range of a value: up to which difference agreement proves something.
+/// Maximum difference at which agreement proves something, relative to the range of a value.
 pub(super) const CONCLUSIVE: f64 = 1e-3;
 
-/// What a run says of one value.
+/// The result of one run for one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
     Agrees {
@@ -27,7 +27,7 @@ pub(super) enum Verdict {
     },
 }
 
-/// Compares closely what one value amounts to.
+/// Judges the measurement of one value with a close tolerance.
 pub(super) fn verdict(measured: &Measured, shrinks: bool, tolerance: f64) -> Verdict {
     if measured.expected != measured.found {
         if shrinks && measured.found < measured.expected {
@@ -53,12 +53,12 @@ pub(super) fn difference(measured: &Measured) -> compare::Difference {
     compare::Difference { absolute, scale, spread, not_finite }
 }
 
-/// The numbers that a run gave for an output.
+/// Returns the measurement that a run computed for an output.
 pub(super) fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
     Measured::from_numbers(&outputs.get(name)?.to_f64())
 }
 
-/// The sizes of a value in both networks that a run gave for an output.
+/// Returns the sizes of a value in both networks that a run computed for an output.
 pub(super) fn measured_sizes(outputs: &HashMap<&str, &Array>, name: &str) -> Option<(Vec<i64>, Vec<i64>)> {
     sizes_of(&outputs.get(name)?.to_f64())
 }

@@ -1,5 +1,5 @@
-//! By how much rounding alone moves what a network gives: the original with every value changed by as much as rounding
-//! changes it.
+//! The effect of rounding alone on the outputs of a network: the original with a perturbation of the size of rounding in
+//! every value.
 
 use super::networks::Networks;
 use crate::kernels::DOMAIN;
@@ -8,11 +8,11 @@ use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, attr_in
 use crate::operator::reference::Reference;
 use crate::verify::reference::{self, Unmasked};
 
-/// The reference in which every value that nodes of the original give in floating point is changed by up to `2^-23` of
-/// itself; `draw` tells one such graph from others.
+/// Returns the reference with a relative perturbation of up to `2^-23` in every floating point value that nodes of the
+/// original compute. `draw` selects one of several such graphs.
 ///
 /// # Errors
-/// A node whose operator can't be masked stands where something was removed.
+/// An operator whose input lost channels can't be masked.
 pub(super) fn rounded_reference(networks: Networks<'_>, draw: usize) -> Result<ModelProto, Unmasked> {
     let lowered = networks.lowered;
     let Reference { mut builder, .. } = reference::build(lowered, networks.kept)?;
@@ -20,7 +20,7 @@ pub(super) fn rounded_reference(networks: Networks<'_>, draw: usize) -> Result<M
     for mut node in std::mem::take(&mut builder.nodes) {
         let mut rounded = Vec::new();
         for name in node.output.iter_mut().filter(|name| !name.is_empty()) {
-            // Masks are no values of the original.
+            // Masks are not values of the original.
             let Some(value) = lowered.graph.value(name) else { continue };
             let fact = lowered.facts.values[value].as_ref();
             let Some(dtype) = fact.and_then(|fact| Networks::compared_as(fact.dtype)) else { continue };

@@ -1,4 +1,4 @@
-//! The elements of a constant of the pruned file against those of the original that the plan keeps.
+//! The elements of a constant of the pruned file, compared with the kept elements of the original's.
 
 use crate::error::Error;
 use crate::graph::model::Model;
@@ -6,25 +6,25 @@ use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, TensorProto};
 use crate::operator::reference::KeptAxes;
 
-/// Relative to the largest element: by how much weights that the graph computes may differ, since another CPU
-/// computes them in another order.
+/// Maximum difference of weights that the graph computes, relative to the largest element. Another CPU computes them in
+/// another order.
 const COMPUTED: f64 = 1e-5;
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Comparison {
     /// The elements are the same.
     Same,
-    /// What differs, in words.
+    /// A difference, in words.
     Differs(String),
     /// The element type has no size in bytes.
     Unknown,
 }
 
-/// Compares `found` with what `axes` keep of `expected`. A constant that is `computed` may differ by rounding.
+/// Compares `found` with the indices of `expected` that `axes` keeps. A `computed` constant may differ by rounding.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn difference(
     (model, expected): (&Model, &TensorProto),
     axes: &KeptAxes,
@@ -43,22 +43,22 @@ pub(super) fn difference(
     let dtype = expected.element_type();
     if dtype == DataType::String {
         let is_same = axes.is_empty() && expected.string_data == found.string_data;
-        return Ok(if is_same { Comparison::Same } else { Comparison::Differs("its strings are others".to_owned()) });
+        return Ok(if is_same { Comparison::Same } else { Comparison::Differs("its strings differ".to_owned()) });
     }
     let (expected_bytes, found_bytes) = (model.tensor_bytes(expected)?, pruned.tensor_bytes(found)?);
     if axes.is_empty() && expected_bytes == found_bytes {
         return Ok(Comparison::Same);
     }
     let Some(element) = dtype.byte_size() else {
-        let text = "its bytes are others".to_owned();
+        let text = "its bytes differ".to_owned();
         return Ok(if axes.is_empty() { Comparison::Differs(text) } else { Comparison::Unknown });
     };
     let sizes: Vec<usize> = expected.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     let Some(places) = Places::new(&sizes, axes, element) else {
-        return Ok(Comparison::Differs("the plan names an axis or an index that is not there".to_owned()));
+        return Ok(Comparison::Differs("the plan names an axis or an index that does not exist".to_owned()));
     };
     if places.whole() != expected_bytes.len() || places.kept(0) != found_bytes.len() {
-        return Ok(Comparison::Differs("its bytes do not fill its shape".to_owned()));
+        return Ok(Comparison::Differs("the number of its bytes does not match its shape".to_owned()));
     }
     let tolerance = if computed { COMPUTED * largest(dtype, &expected_bytes) } else { 0.0 };
     let differs = |a: &[u8], b: &[u8]| {
@@ -90,7 +90,7 @@ pub(super) fn difference(
         show(&expected_bytes[expected_at..expected_at + element]).zip(show(&found_bytes[found_at..found_at + element]));
     Ok(Comparison::Differs(match numbers {
         Some((expected, found)) => format!("element {indices:?}: expected {expected}, found {found}"),
-        None => format!("element {indices:?} is another"),
+        None => format!("element {indices:?} differs"),
     }))
 }
 
@@ -109,12 +109,12 @@ fn indices(mut at: usize, dims: &[i64]) -> Vec<usize> {
     indices
 }
 
-/// Where the kept elements of a tensor lie.
+/// The positions of the kept elements of a tensor.
 struct Places {
-    /// For every axis up to the last that lost something: its size, and the runs of neighbouring indices that are kept,
-    /// as first index and count.
+    /// For every axis up to the last that lost indices: its size, and the runs of neighbouring kept indices, as first
+    /// index and count.
     axes: Vec<(usize, Vec<(usize, usize)>)>,
-    /// Bytes that stay together below those axes.
+    /// Size in bytes of the contiguous elements below those axes.
     block: usize,
 }
 
@@ -144,18 +144,18 @@ impl Places {
         Some(Self { axes, block })
     }
 
-    /// Bytes of the tensor.
+    /// Returns the number of bytes of the tensor.
     fn whole(&self) -> usize {
         self.axes.iter().fold(self.block, |bytes, (size, _)| bytes.saturating_mul(*size))
     }
 
-    /// Bytes that are kept below one index of the axes before `axis`.
+    /// Returns the number of kept bytes below one index of the axes before `axis`.
     fn kept(&self, axis: usize) -> usize {
         let counts = self.axes[axis..].iter().map(|(_, runs)| runs.iter().map(|(_, length)| length).sum::<usize>());
         counts.fold(self.block, usize::saturating_mul)
     }
 
-    /// Calls `compare` with the start and length in bytes of every kept piece in order, until it finds something.
+    /// Calls `compare` with the start and length in bytes of every kept run in order, until it returns a result.
     fn first<T>(&self, axis: usize, start: usize, compare: &mut dyn FnMut(usize, usize) -> Option<T>) -> Option<T> {
         let Some((_, runs)) = self.axes.get(axis) else { return compare(start, self.block) };
         let stride: usize = self.axes[axis + 1..].iter().fold(self.block, |bytes, (size, _)| bytes * size);

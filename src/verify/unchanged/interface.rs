@@ -1,4 +1,4 @@
-//! Inputs, outputs and operator sets of both files.
+//! The inputs, outputs and operator sets of both files.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use super::{Comparison, Stop};
 use crate::onnx::{GraphProto, ModelProto, ValueInfoProto};
 
 impl<'a> Comparison<'a> {
-    /// Inputs, outputs and operator sets.
+    /// Compares inputs, outputs and operator sets.
     pub(super) fn interface(&self) -> Result<(), Stop> {
         let of = |graph: &'a GraphProto| {
             let initialized: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -26,7 +26,7 @@ impl<'a> Comparison<'a> {
                     return Err(Stop::Changed(text));
                 }
                 if expected.r#type != found.r#type {
-                    let text = format!("{what} {:?} is not declared as in the original", expected.name);
+                    let text = format!("{what} {:?}: the declared type or shape is not the original's", expected.name);
                     return Err(Stop::Changed(text));
                 }
             }

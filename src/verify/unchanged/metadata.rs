@@ -1,15 +1,15 @@
-//! The metadata of a file (`metadata_props`): nothing computes with them, yet people and programs read them.
+//! The metadata of a file (`metadata_props`). No computation depends on them, yet people and programs read them.
 
 use std::collections::BTreeMap;
 
 use crate::onnx::StringStringEntryProto;
 use crate::plan::METADATA;
 
-/// Keys that are named; of more, their number is given.
+/// Maximum number of keys that are named. Of the others, only the number is.
 const MOST_NAMED: usize = 3;
 
-/// Which entries of a pruned file are not those of the original, in words; `None` if all are. What the cut writes itself
-/// does not count.
+/// Describes the entries of a pruned file that differ from those of the original. `None`: all are equal. Entries that
+/// the cut itself writes do not count.
 pub(super) fn difference(original: &[StringStringEntryProto], pruned: &[StringStringEntryProto]) -> Option<String> {
     let (original, pruned) = (by_key(original), by_key(pruned));
     let missing = original.keys().filter(|key| !pruned.contains_key(*key)).map(|key| format!("{key:?} is missing"));
@@ -26,10 +26,10 @@ pub(super) fn difference(original: &[StringStringEntryProto], pruned: &[StringSt
     if more > 0 {
         named.push(format!("{more} more"));
     }
-    Some(format!("the metadata, with which nothing computes, are not the original's: {}", named.join(", ")))
+    Some(format!("the metadata, on which no computation depends, differ from the original's: {}", named.join(", ")))
 }
 
-/// The values of every key, in the order of the file.
+/// Returns the values of every key, in the order of the file.
 fn by_key(entries: &[StringStringEntryProto]) -> BTreeMap<&str, Vec<&str>> {
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for entry in entries.iter().filter(|entry| !entry.key.starts_with(METADATA)) {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_differ_are_named_and_those_of_the_cut_are_not() {
+    fn differing_entries_are_named_and_entries_of_the_cut_are_not() {
         let original = entries(&[("author", "a"), ("license", "b"), ("onnx_diffprune.ratio", "0.1"), ("twice", "1")]);
         let same = entries(&[("twice", "1"), ("license", "b"), ("author", "a"), ("onnx_diffprune.tool", "x")]);
         assert_eq!(difference(&original, &same), None);

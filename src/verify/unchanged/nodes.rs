@@ -1,4 +1,4 @@
-//! Two nodes without their inputs: operators, attributes, bodies.
+//! Comparison of two nodes without their inputs: operators, attributes, bodies.
 
 use crate::error::Error;
 use crate::graph::model::Model;
@@ -8,17 +8,17 @@ use crate::operator::reference::KeptAxes;
 
 use super::elements::{Comparison, difference};
 
-/// A node and the model that holds its tensors.
+/// A node and the model that contains its tensors.
 pub(super) struct Form<'a> {
     pub(super) model: &'a Model,
     pub(super) node: &'a NodeProto,
 }
 
-/// Compares operators, outputs and attributes. Returns whether attributes differ that may name sizes, or what differs
-/// that may not.
+/// Compares operators, outputs and attributes. Returns whether attributes that may name sizes differ, or a description of
+/// a difference that is not allowed.
 ///
 /// # Errors
-/// A tensor that can't be read.
+/// A tensor can't be read.
 pub(super) fn same_form(original: &Form<'_>, found: &Form<'_>) -> Result<Result<bool, String>, Error> {
     let plain = |domain: &str| if domain == "ai.onnx" { String::new() } else { domain.to_owned() };
     let op = |node: &NodeProto| (plain(&node.domain), node.op_type.clone(), node.overload.clone());
@@ -36,13 +36,16 @@ pub(super) fn same_form(original: &Form<'_>, found: &Form<'_>) -> Result<Result<
             Some(other) if is_size(attribute) && attribute.r#type == other.r#type => is_edited = true,
             None if is_size(attribute) => is_edited = true,
             Some(_) => {
-                return Ok(Err(format!("attribute {name} is not the original's{}", shown(attribute, found.node))));
+                return Ok(Err(format!(
+                    "attribute {name} differs from the original's{}",
+                    shown(attribute, found.node)
+                )));
             }
             None => return Ok(Err(format!("attribute {name} is missing"))),
         }
     }
     for attribute in found.node.attribute.iter().filter(|new| original.node.attr(&new.name).is_none()) {
-        // A scale that the original leaves to be computed from a size.
+        // A scale that the original computes from a size by default.
         if !is_size(attribute) && attribute.r#type != AttributeType::Float as i32 {
             return Ok(Err(format!("attribute {} is new", attribute.name)));
         }
@@ -51,13 +54,13 @@ pub(super) fn same_form(original: &Form<'_>, found: &Form<'_>) -> Result<Result<
     Ok(Ok(is_edited))
 }
 
-/// Both numbers, where attributes are numbers.
+/// Returns both numbers as text, if the attributes are numbers.
 fn shown(attribute: &AttributeProto, found: &NodeProto) -> String {
     let numbers = attribute.f.zip(found.float(&attribute.name));
     numbers.map_or_else(String::new, |(expected, found)| format!(": expected {expected:e}, found {found:e}"))
 }
 
-/// Whether an attribute holds integers.
+/// Whether an attribute contains integers, which may be sizes.
 fn is_size(attribute: &AttributeProto) -> bool {
     [AttributeType::Int as i32, AttributeType::Ints as i32].contains(&attribute.r#type)
 }
@@ -79,7 +82,7 @@ fn same_attribute(
         sparse_tensors: Vec::new(),
         g: None,
         graphs: Vec::new(),
-        // Not equal to itself where it is not a number.
+        // NaN is not equal to itself; floats are compared by their bits.
         f: None,
         floats: Vec::new(),
         ..attribute.clone()
@@ -134,7 +137,7 @@ fn same_sparse(
     Ok(a.dims == b.dims && all_same::<TensorProto>(&parts(a), &parts(b), |a, b| same_tensor((model, a), (other, b)))?)
 }
 
-/// Whether the body of a node is the same, in the same order.
+/// Whether two bodies of nodes are the same, with their nodes in the same order.
 fn same_body((model, a): (&Model, &GraphProto), (other, b): (&Model, &GraphProto)) -> Result<bool, Error> {
     let infos = |graph: &GraphProto| -> Vec<String> {
         graph.input.iter().chain(&graph.output).map(|info| info.name.clone()).collect()

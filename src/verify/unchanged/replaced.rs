@@ -1,12 +1,12 @@
-//! Nodes that the cut has written as another operator.
+//! Nodes that the cut has written with another operator.
 
 use super::{Comparison, Stop};
 use crate::graph::{Node, Reader};
 use crate::operator::reference::KeptAxes;
 
 impl<'a> Comparison<'a> {
-    /// Whether the cut has written the original's operator as another that this may become. It reads what the original
-    /// reads, or what new nodes give; what it makes of that is left to the runs.
+    /// Whether the cut has replaced the original's operator by one of its allowed replacements. The new node must read what
+    /// the original reads, or outputs of new nodes. Its output is left to the runs.
     pub(super) fn replaced(&mut self, original: &Node, node: &'a Node) -> Result<bool, Stop> {
         let replacements = self.analysis.operators.get(original.id).map_or(&[][..], |op| op.replacements());
         if !node.proto.domain.is_empty() || !replacements.contains(&node.proto.op_type.as_str()) {
@@ -25,9 +25,9 @@ impl<'a> Comparison<'a> {
         Ok(true)
     }
 
-    /// Why `found` is none of the constants that the original reads, or their kept parts; `None` if it is one.
+    /// Returns why `found` is not one of the constants that the original reads, or its kept part. `None`: it is one.
     fn reads_other(&mut self, original: &Node, found: &str) -> Result<Option<String>, Stop> {
-        let mut differs = format!("{found:?} is not what it reads");
+        let mut differs = format!("{found:?} is not one of its inputs");
         if !self.constants.contains_key(found) {
             return Ok(Some(differs));
         }

@@ -1,4 +1,4 @@
-//! Fused nodes that the pruned file has in standard operators.
+//! Fused nodes that the pruned file contains as standard operators.
 
 use std::collections::HashMap;
 
@@ -11,19 +11,19 @@ use crate::onnx::{NodeProto, TensorProto};
 use crate::operator::LowerCx;
 use crate::operator::reference::KeptAxes;
 
-/// An original node in standard operators, beside the nodes of the pruned file that are taken for it.
+/// An original node in standard operators, and the nodes of the pruned file that are matched with it.
 struct Match {
-    /// What the standard operators compute, by what it is called there.
+    /// The nodes of the standard form, by their outputs.
     producers: HashMap<String, NodeProto>,
     constants: HashMap<String, TensorProto>,
-    /// Names in the pruned file, by those in the standard form.
+    /// Names in the pruned file, by their names in the standard form.
     found: HashMap<String, String>,
 }
 
 impl<'a> Comparison<'a> {
-    /// Whether a node gives what the `original`, a fused one, gives in standard operators: the same operators with the same
-    /// attributes and constants, which read what the original reads. `None` where the original has no such form. Integers
-    /// may name other sizes, as everywhere.
+    /// Compares a node with a fused `original` in standard operators: the same operators with the same attributes and
+    /// constants must read what the original reads. `None`: the original has no such form. Integers may name other sizes,
+    /// as everywhere.
     pub(super) fn unfused(&mut self, original: &Node, node: &'a Node) -> Result<Option<()>, Stop> {
         let analysis = self.analysis;
         let Some(operator) = analysis.operators.get(original.id) else { return Ok(None) };
@@ -47,7 +47,7 @@ impl<'a> Comparison<'a> {
         Ok(Some(()))
     }
 
-    /// Whether `found` of the pruned file is what `expected` is in the standard form of the original.
+    /// Compares `found` of the pruned file with `expected` in the standard form of the original.
     fn same_value(&mut self, original: &Node, expected: &str, found: &str, matched: &mut Match) -> Result<(), Stop> {
         let fail = |text: String| {
             Stop::Changed(format!("node {:?} ({}) in standard operators: {text}", original.name, original.op()))
@@ -74,17 +74,17 @@ impl<'a> Comparison<'a> {
         let Some(node) = matched.producers.get(expected).cloned() else {
             // One of the original's inputs.
             let slot = original.proto.input.iter().position(|input| input == expected);
-            let slot = slot.ok_or_else(|| fail(format!("{found:?} is not what it reads")))?;
+            let slot = slot.ok_or_else(|| fail(format!("{found:?} is not one of its inputs")))?;
             let mut proto = original.proto.clone();
             found.clone_into(&mut proto.input[slot]);
             self.input(original, &Node { proto, ..original.clone() }, slot)?;
             return Ok(());
         };
         let producer = self.graph.value(found).and_then(|value| self.graph.values[value].producer);
-        let (producer, slot) = producer.ok_or_else(|| fail(format!("no node gives {found:?}")))?;
+        let (producer, slot) = producer.ok_or_else(|| fail(format!("no node computes {found:?}")))?;
         let given = &self.graph.nodes[producer].proto;
         if given.input.len() != node.input.len() || node.output.get(slot).map(String::as_str) != Some(expected) {
-            return Err(fail(format!("node {:?} is not one of its", given.name)));
+            return Err(fail(format!("node {:?} is not one of its standard operators", given.name)));
         }
         let unnamed = |node: &NodeProto| NodeProto { output: Vec::new(), ..node.clone() };
         let (mine, theirs) = (unnamed(&node), unnamed(given));
@@ -94,7 +94,7 @@ impl<'a> Comparison<'a> {
             match (expected.is_empty(), found.is_empty()) {
                 (true, true) => {}
                 (false, false) => self.same_value(original, expected, found, matched)?,
-                _ => return Err(fail(format!("node {:?} does not read the same", given.name))),
+                _ => return Err(fail(format!("node {:?} has other inputs", given.name))),
             }
         }
         Ok(())
