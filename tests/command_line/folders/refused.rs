@@ -1,4 +1,4 @@
-//! Folders and options that are refused, before anything is written.
+//! Folders and options that are refused before anything is written.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::{Room, files};
 use crate::support::files::listing;
 use crate::tool::run;
 
-/// Runs with these arguments, which must be refused with these words; nothing is left behind.
+/// Runs with these arguments, which must be refused with these words, and must leave no files.
 fn refused(room: &Room, arguments: &[&str], words: &[&str]) {
     let before = files(room.folder.path());
     let ran = run(arguments);
@@ -19,7 +19,7 @@ fn refused(room: &Room, arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn places_in_the_way_are_told() {
+fn output_paths_that_conflict_with_existing_files_are_refused() {
     let room = Room::with("sd_tiny");
     fs::create_dir_all(room.path("other/kept")).unwrap();
     fs::write(room.path("other/kept/file"), "mine").unwrap();
@@ -37,12 +37,12 @@ fn places_in_the_way_are_told() {
     to("none/slim", &["there is no folder"]);
     to("out.onnx", &["the output has the name of a file", "name a folder"]);
     refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "name a folder"]);
-    // A file can't become a folder.
+    // A single network can't be written in the place of a folder.
     refused(&room, &[&room.text("sd/unet/model.onnx"), &room.text("other"), "--ratio", "0.3"], &["found a folder"]);
 }
 
 #[test]
-fn components_that_are_not_there_are_told() {
+fn missing_components_are_refused_with_those_that_exist() {
     let room = Room::with("sd_tiny");
     let (sd, slim) = (room.text("sd"), room.text("slim"));
     let with = |options: &[&str], words: &[&str]| {
@@ -73,7 +73,7 @@ fn components_that_are_not_there_are_told() {
 }
 
 #[test]
-fn prompts_that_are_none_are_told_with_their_file() {
+fn unreadable_prompt_files_are_refused_by_name() {
     let room = Room::with("sd_tiny");
     fs::write(room.path("empty.txt"), "\n \n").unwrap();
     fs::write(room.path("bytes.txt"), b"a photo of a caf\xe9\n").unwrap();
@@ -86,7 +86,7 @@ fn prompts_that_are_none_are_told_with_their_file() {
 }
 
 #[test]
-fn files_of_the_users_own_are_not_replaced() {
+fn a_folder_with_files_of_the_user_is_not_replaced() {
     let room = Room::with("sd_tiny");
     room.prune(&["--no-verify", "--ratio", "0.3", "--criterion", "magnitude"]);
     let again = [&room.text("sd"), &room.text("slim"), "--ratio", "0.4", "--criterion", "magnitude", "--no-verify"];
@@ -102,13 +102,13 @@ fn files_of_the_users_own_are_not_replaced() {
     crate::tool::succeed(&again);
 }
 
-/// Takes all permissions of a folder while it lives. Root does not need any.
+/// Takes away permissions of a folder until it is dropped. Root does not need any.
 #[cfg(unix)]
 struct Closed(std::path::PathBuf);
 
 #[cfg(unix)]
 impl Closed {
-    /// `None` for a user who may do anything.
+    /// Returns `None` for a user whom permissions do not restrict.
     fn at(path: std::path::PathBuf, mode: u32) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -132,7 +132,7 @@ impl Drop for Closed {
 
 #[cfg(unix)]
 #[test]
-fn permissions_that_lack_are_told_of_what_the_user_knows() {
+fn missing_permissions_are_reported_with_the_path_that_the_user_gave() {
     let room = Room::with("sd_tiny");
     let (sd, slim) = (room.text("sd"), room.text("shut/slim"));
     let arguments = [&sd, &slim, "--ratio", "0.3", "--criterion", "magnitude"].map(|text| text as &str);
@@ -150,7 +150,7 @@ fn permissions_that_lack_are_told_of_what_the_user_knows() {
 }
 
 #[test]
-fn folders_that_are_no_pipelines_are_told() {
+fn folders_that_are_not_pipelines_are_refused() {
     let room = Room::with("sd_tiny");
     let (sd, slim) = (room.text("sd"), room.text("slim"));
     refused(
@@ -169,7 +169,7 @@ fn folders_that_are_no_pipelines_are_told() {
         let more = if command == "sample" { &["--save-npy", &slim][..] } else { &[] };
         refused(&room, &[&[command, sd.as_str()], more].concat(), &[found]);
     }
-    // Prompts need encoders.
+    // Prompts need text encoders.
     fs::write(room.path("prompts.txt"), "a cat\n").unwrap();
     let arguments =
         [&room.text("unet/model.onnx"), &room.text("a.onnx"), "--ratio", "0.3", "--prompts", &room.text("prompts.txt")];
