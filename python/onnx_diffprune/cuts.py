@@ -109,7 +109,7 @@ class Cut:
 
     @property
     def unfused(self) -> list[dict[str, Any]]:
-        """Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not support their sizes."""
+        """Fused nodes that are written in standard operators, for sizes that ONNX Runtime's kernel does not support."""
         return self._native.unfused()
 
     def stage(self, output: StrPath) -> Staged:

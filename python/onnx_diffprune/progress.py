@@ -25,8 +25,8 @@ class Progress:
     """
 
     kind: Literal["stage", "step", "evaluation", "network", "note", "warning"]
-    """The kind of report: ``stage`` progress, a training ``step``, an ``evaluation`` during training, the recognised roles of
-    a denoising ``network``, a ``note`` or a ``warning``."""
+    """The kind of report: ``stage`` progress, a training ``step``, an ``evaluation`` during training, the recognised
+    roles of a denoising ``network``, a ``note`` or a ``warning``."""
 
     stage: str | None = None
     """The current stage: ``sampling``, ``losses``, ``gradients``, ``scoring``, ``comparing``, ``refitting``,

@@ -24,8 +24,8 @@ class Runtime:
         """Open the library.
 
         Args:
-            library: The library file or a folder that contains it. `None`: the value of ``ORT_DYLIB_PATH``, then the package
-                ``onnxruntime`` or ``onnxruntime-gpu`` of this environment, then the places that `candidates` lists.
+            library: The library file or a folder that contains it. `None`: the value of ``ORT_DYLIB_PATH``, then the
+                package ``onnxruntime`` or ``onnxruntime-gpu`` of this environment, then the places that `candidates` lists.
 
         Raises:
             RuntimeMissingError: No library can be used, or another one is already open.
