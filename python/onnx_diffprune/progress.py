@@ -19,9 +19,9 @@ _LOGGER = logging.getLogger("onnx_diffprune")
 class Progress:
     """A progress report of a long call.
 
-    Every long call has an argument ``progress``: a function that is called with each report, on the thread that made the
-    call. An exception in it stops the call and is raised from it, and no output is left: raise `CancelledError`, or any
-    other.
+    Every long call has an argument ``progress``: a function that is called with each report, on the thread that made
+    the call. An exception in it stops the call and is raised from it, and no output is left: raise `CancelledError`, or
+    any other.
     """
 
     kind: Literal["stage", "step", "evaluation", "network", "note", "warning"]

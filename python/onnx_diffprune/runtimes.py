@@ -16,8 +16,9 @@ __all__ = ["Runtime", "candidates", "library_providers", "set_provider_options"]
 class Runtime:
     """An open ONNX Runtime library.
 
-    A process can load only one library of ONNX Runtime for this package and keeps it until it ends: the first one that is
-    opened is used by all later objects. It is separate from what ``import onnxruntime`` loads; a process may use both.
+    A process can load only one library of ONNX Runtime for this package and keeps it until it ends: the first one that
+    is opened is used by all later objects. It is separate from what ``import onnxruntime`` loads; a process may use
+    both.
     """
 
     def __init__(self, library: StrPath | None = None) -> None:
