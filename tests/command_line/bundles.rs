@@ -37,7 +37,7 @@ fn a_bundle_is_replaced_as_a_whole_and_foreign_files_are_kept() {
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("an earlier bundle with other files: notes.txt"), "{}", ran.err);
+    assert!(ran.err.contains("notes.txt"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("notes.txt")).unwrap(), b"mine");
     assert_eq!(listing(outer.path()), ["bundle"]);
 }
@@ -50,7 +50,7 @@ fn a_folder_that_is_not_a_bundle_is_refused_before_any_measurement() {
     std::fs::write(folder.join("README.md"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("a folder that is no bundle: README.md"), "{}", ran.err);
+    assert!(ran.err.contains("README.md"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"mine");
     // The network is in the folder that would be replaced.
     let own = outer.path().join("own");
@@ -82,10 +82,10 @@ fn bfloat16_is_refused_for_targets_that_cannot_compute_in_it() {
     let folder = outer.path().join("bundle");
     let ran = bundle(&folder, &["--target", "web", "--precision", "bf16"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("web does not compute in it"), "{}", ran.err);
+    assert!(ran.err.contains("--precision bfloat16: web"), "{}", ran.err);
     let ran = bundle(&folder, &["--target", "cpu", "--precision", "bf16"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("few kernels in bfloat16"), "{}", ran.err);
+    assert!(ran.err.contains("bfloat16") && ran.err.contains("--keep"), "{}", ran.err);
     assert_eq!(listing(outer.path()), [""; 0]);
 }
 

@@ -99,10 +99,10 @@ fn sampling_passes_noise_levels_to_the_network() {
         (ran, drawn)
     };
     let (ran, by_level) = draw(&["--time-input", "sqrt_alpha_bar"]);
-    assert!(ran.code == 0 && ran.err.contains("gets the scale of the signal sqrt(alpha_bar)"), "{}", ran.err);
+    assert!(ran.code == 0 && ran.err.contains("sqrt(alpha_bar)"), "{}", ran.err);
     assert!(!ran.err.contains("warning"), "{}", ran.err);
     let (ran, by_step) = draw(&[]);
-    assert!(ran.code == 0 && ran.err.contains("--time-input says which"), "{}", ran.err);
+    assert!(ran.code == 0 && ran.err.contains("--time-input"), "{}", ran.err);
     assert_ne!(by_level, by_step);
     // Only a discrete schedule has an alpha_bar.
     for schedule in ["karras", "flow"] {

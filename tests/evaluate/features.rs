@@ -79,10 +79,10 @@ fn a_fixed_batch_is_padded_and_an_inner_value_can_be_the_feature() {
     let found = features(&mut inner, &[3, 3, 2, 2], &values);
     assert_eq!(found, ndarray::array![[256.0, 256.0, 256.0], [510.0, 510.0, 510.0], [0.0, 0.0, 0.0]]);
     let refused = open(&model, &FeatureOptions::default(), &[3, 2, 2]).unwrap_err();
-    assert!(refused.to_string().contains("one output, found map"), "{refused}");
+    assert!(refused.to_string().contains("map") && refused.to_string().contains("pooled"), "{refused}");
     options.output = Some("elsewhere".to_owned());
     let refused = open(&model, &options, &[3, 2, 2]).unwrap_err();
-    assert!(refused.to_string().contains("no node gives a value \"elsewhere\""), "{refused}");
+    assert!(refused.to_string().contains("\"elsewhere\""), "{refused}");
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn unsuitable_feature_networks_are_refused() {
         change(&mut options);
         open(&model, &options, sample).unwrap_err().to_string()
     };
-    assert!(refused(&|_| {}, &[4, 2, 2]).contains("which are images"));
-    assert!(refused(&|options| options.range = Some((1.0, 0.0)), &[1, 2, 2]).contains("LOW below HIGH"));
-    assert!(refused(&|options| options.mean = Some(vec![1.0; 2]), &[1, 2, 2]).contains("one number or 3"));
-    assert!(refused(&|options| options.deviation = Some(vec![0.0]), &[1, 2, 2]).contains("other than 0"));
+    assert!(refused(&|_| {}, &[4, 2, 2]).contains("--features:"));
+    assert!(refused(&|options| options.range = Some((1.0, 0.0)), &[1, 2, 2]).contains("--features-range"));
+    assert!(refused(&|options| options.mean = Some(vec![1.0; 2]), &[1, 2, 2]).contains("--features-mean"));
+    assert!(refused(&|options| options.deviation = Some(vec![0.0]), &[1, 2, 2]).contains("--features-std"));
     let mut flat = network(&["N", "3", "2", "2"], &["pooled"], 1);
     let sum = onnx_diffprune::onnx::NodeProto {
         attribute: vec![attr_ints("axes", &[0, 1]), attr_int("keepdims", 0)],
@@ -119,5 +119,5 @@ fn unsuitable_feature_networks_are_refused() {
     graph.output = vec![value_of("all", 1, None)];
     flat.opset_import[0].version = 17;
     let refused = open(&flat, &FeatureOptions::default(), &[1, 2, 2]).unwrap_err().to_string();
-    assert!(refused.contains("one row, sequence or map"), "{refused}");
+    assert!(refused.contains("output \"all\""), "{refused}");
 }

@@ -119,13 +119,10 @@ fn inner_values_are_compared_with_the_kept_channels_of_the_teacher() {
     let error = run(Some("conv_inn"), Some(cut)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     let text = format!("{error} {:?}", error.advice());
-    assert!(
-        text.contains("no node or value") && text.contains("values can be compared, for example /down_blocks.0/"),
-        "{text}"
-    );
+    assert!(text.contains("conv_inn") && text.contains("/down_blocks.0/"), "{text}");
     // Without the plan, the kept channels are unknown.
     let error = run(Some("^/conv_in/Conv$"), None).unwrap_err();
-    assert!(error.to_string().contains("there is no plan of the cut"), "{error}");
+    assert!(error.to_string().contains("plan"), "{error}");
 }
 
 #[test]

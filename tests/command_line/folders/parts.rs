@@ -59,7 +59,7 @@ fn the_settings_taken_from_a_pipeline_are_reported() {
     ] {
         assert!(ran.err.contains(&line), "{line}: {}", ran.err);
     }
-    assert!(ran.out.contains(&format!("wrote {slim}: unet cut, 13 files copied")), "{}", ran.out);
+    assert!(ran.out.contains(&format!("wrote {slim}")) && ran.out.contains("13 files"), "{}", ran.out);
     // For a network outside a pipeline, nothing is reported.
     fs::rename(room.path("sd/unet/model.onnx"), room.path("alone.onnx")).unwrap();
     let ran = run(&[&[room.text("alone.onnx").as_str(), "--dry-run"], &BY_MAGNITUDE[..]].concat());
@@ -154,7 +154,7 @@ fn inputs_saved_by_olive_are_read() {
     );
     // A folder without such files, and one whose array has another shape.
     let ran = run(&[&room.text("sd"), &room.text("no"), "--ratio", "0.3", "--inputs", &room.text("sd")]);
-    assert!(ran.code == 2 && ran.err.contains("expected a folder with files such as 0_unet_input.npz"), "{}", ran.err);
+    assert!(ran.code == 2 && ran.err.contains("0_unet_input.npz"), "{}", ran.err);
     let (sample, states) = (array(&[1, 4, 16, 16], 0.0), array(&[1, 76, 16], 0.0));
     npz::write(&prompt.join("11_unet_input.npz"), [("sample", &sample), ("encoder_hidden_states", &states)]).unwrap();
     let ran = run(&[&room.text("sd"), &room.text("no"), "--ratio", "0.3", "--inputs", &inputs]);

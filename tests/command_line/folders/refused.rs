@@ -28,15 +28,15 @@ fn output_paths_that_conflict_with_existing_files_are_refused() {
     let to = |output: &str, words: &[&str]| {
         refused(&room, &[&sd, &room.text(output), "--ratio", "0.3", "--criterion", "magnitude"], words);
     };
-    to("sd", &["the output is the pipeline that is read", "choose a folder of its own"]);
-    to("other/../sd", &["the output is the pipeline that is read"]);
-    to("sd/slim", &["the output lies in the pipeline that is read"]);
-    to("", &["the output holds the pipeline that is read"]);
-    to("other", &["expected a place for a folder, found a folder that this tool did not write"]);
-    to("file", &["expected a place for a folder, found a file"]);
+    to("sd", &["output", "pipeline", "hint: "]);
+    to("other/../sd", &["output", "pipeline"]);
+    to("sd/slim", &["output", "sd/slim", "pipeline"]);
+    to("", &["output", "pipeline"]);
+    to("other", &["other", "found a folder"]);
+    to("file", &["file", "found a file"]);
     to("none/slim", &["there is no folder"]);
-    to("out.onnx", &["the output has the name of a file", "name a folder"]);
-    refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "name a folder"]);
+    to("out.onnx", &["out.onnx", "hint: "]);
+    refused(&room, &[&sd, "--ratio", "0.3"], &["output", "folder"]);
     // A single network can't be written in the place of a folder.
     refused(&room, &[&room.text("sd/unet/model.onnx"), &room.text("other"), "--ratio", "0.3"], &["found a folder"]);
 }
@@ -48,27 +48,24 @@ fn missing_components_are_refused_with_those_that_exist() {
     let with = |options: &[&str], words: &[&str]| {
         refused(&room, &[&[sd.as_str(), &slim, "--ratio", "0.3"], options].concat(), words);
     };
-    let names = "its components with a network: text_encoder, unet, vae_decoder, vae_encoder";
-    with(&["--components", "transformer"], &["expected a component \"transformer\"", "found no such folder", names]);
-    with(&["--components", "unet,scheduler"], &["a folder scheduler without an .onnx file"]);
+    let names = "text_encoder, unet, vae_decoder, vae_encoder";
+    with(&["--components", "transformer"], &["component \"transformer\"", names]);
+    with(&["--components", "unet,scheduler"], &["scheduler", ".onnx"]);
     with(&["--component-ratio", "vae=0.2"], &["expected a component \"vae\""]);
-    with(
-        &["--components", "unet", "--component-ratio", "vae_decoder=0.2"],
-        &["vae_decoder is none of --components unet"],
-    );
-    with(&["--components", ""], &["expected names with commas between them, found none", "text_encoder, unet"]);
+    with(&["--components", "unet", "--component-ratio", "vae_decoder=0.2"], &["vae_decoder", "--components unet"]);
+    with(&["--components", ""], &["--components", "found none", "text_encoder, unet"]);
     with(&["--components", "unet,vae_decoder", "--size", "nam=3"], &["no symbolic dimension \"nam\"", "batch_size"]);
     with(&["--component-ratio", "unet"], &["expected COMPONENT=R, found \"unet\""]);
     with(&["--component-ratio", "unet=1.5"], &["expected a share of channels in [0, 1), found 1.5"]);
-    with(&["--components", "text_encoder"], &["no loss is known of this component", "--criterion magnitude"]);
-    with(&["--components", "vae_decoder", "--rounds", "2"], &["only the denoiser is pruned in rounds"]);
-    with(&["--plan", "x.json"], &["the plan of every component lies beside its network"]);
+    with(&["--components", "text_encoder"], &["text_encoder", "--criterion magnitude"]);
+    with(&["--components", "vae_decoder", "--rounds", "2"], &["denoiser", "rounds"]);
+    with(&["--plan", "x.json"], &["--plan", "component"]);
     with(&["--size", "heigth=8", "--criterion", "magnitude"], &["no symbolic dimension \"heigth\""]);
     let unet = room.text("sd/unet/model.onnx");
     refused(
         &room,
         &[&unet, &room.text("a.onnx"), "--ratio", "0.3", "--components", "unet"],
-        &["expected the folder of a pipeline"],
+        &["--components", "pipeline"],
     );
 }
 
@@ -81,7 +78,7 @@ fn unreadable_prompt_files_are_refused_by_name() {
     for (name, found) in [("empty.txt", "found none"), ("bytes.txt", "UTF-8")] {
         let prompts = room.text(name);
         let arguments = [&sd, &slim, "--ratio", "0.3", "--prompts", &prompts];
-        refused(&room, &arguments, &[name, found, "a text file in UTF-8 with a prompt on each line"]);
+        refused(&room, &arguments, &[name, found, "--prompts"]);
     }
 }
 
@@ -95,7 +92,7 @@ fn a_folder_with_files_of_the_user_is_not_replaced() {
         let place = room.path(&format!("slim/{name}"));
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, "mine").unwrap();
-        refused(&room, &again, &["files that are none of it: ", shown, "move these files elsewhere"]);
+        refused(&room, &again, &[shown, "hint: "]);
         fs::remove_file(&place).unwrap();
     }
     fs::remove_dir(room.path("slim/.git")).unwrap();
@@ -153,18 +150,10 @@ fn missing_permissions_are_reported_with_the_path_that_the_user_gave() {
 fn folders_that_are_not_pipelines_are_refused() {
     let room = Room::with("sd_tiny");
     let (sd, slim) = (room.text("sd"), room.text("slim"));
-    refused(
-        &room,
-        &[&room.text("sd/unet"), &slim, "--ratio", "0.3"],
-        &["expected a pipeline with unet/model.onnx", "name the folder of the pipeline"],
-    );
+    refused(&room, &[&room.text("sd/unet"), &slim, "--ratio", "0.3"], &["unet/model.onnx", "hint: "]);
     fs::rename(room.path("sd/unet"), room.path("unet")).unwrap();
     let found = "found model_index.json, scheduler, text_encoder, tokenizer, vae_decoder, vae_encoder";
-    refused(
-        &room,
-        &[&sd, &slim, "--ratio", "0.3"],
-        &["expected a pipeline with unet/model.onnx or transformer/model.onnx", found],
-    );
+    refused(&room, &[&sd, &slim, "--ratio", "0.3"], &["unet/model.onnx or transformer/model.onnx", found]);
     for command in ["inspect", "sample"] {
         let more = if command == "sample" { &["--save-npy", &slim][..] } else { &[] };
         refused(&room, &[&[command, sd.as_str()], more].concat(), &[found]);
@@ -173,6 +162,6 @@ fn folders_that_are_not_pipelines_are_refused() {
     fs::write(room.path("prompts.txt"), "a cat\n").unwrap();
     let arguments =
         [&room.text("unet/model.onnx"), &room.text("a.onnx"), "--ratio", "0.3", "--prompts", &room.text("prompts.txt")];
-    refused(&room, &arguments.map(|text| text as &str), &["belongs to no pipeline", "--pipeline"]);
+    refused(&room, &arguments.map(|text| text as &str), &["prompts", "--pipeline"]);
     assert_eq!(listing(room.folder.path()), ["prompts.txt", "sd", "unet"]);
 }
