@@ -149,7 +149,7 @@ pub(crate) fn survey(name: &str, what: &str, analysis: &Analysis) -> bool {
 /// Surveys the networks of all tests.
 ///
 /// # Panics
-/// Panics if no network exercises an operator's gradient, if an operator without a gradient is on no list, or if a list
+/// If no network exercises an operator's gradient, if an operator without a gradient is on no list, or if a list
 /// is stale.
 pub(crate) fn check_coverage(tests: &[fn()]) {
     SURVEY.set(Some(Survey::default()));
@@ -180,7 +180,7 @@ pub(crate) fn check_coverage(tests: &[fn()]) {
 /// Compares the gradient with respect to each weight with centred differences of the loss along two directions.
 ///
 /// # Panics
-/// Panics if they differ, if the loss does not depend on a weight without a stated reason, or if a gradient is missing.
+/// If they differ, if the loss does not depend on a weight without a stated reason, or if a gradient is missing.
 pub(crate) fn compare(name: &str, what: &str, analysis: &Analysis) {
     let expected = WITHOUT.iter().find(|(without, _)| [name, what].contains(without));
     let mut derivatives = match (Derivatives::new(analysis, &wanted(analysis), &[sizes()]), expected) {
