@@ -1,5 +1,5 @@
-//! Gradients with factors in float16. `scripts/check_precision.py` runs such a graph on a device that really rounds to
-//! float16. ONNX Runtime computes it in float32 on the CPU.
+//! Gradients with factors in float16. `scripts/check_precision.py` runs such a graph in an evaluator that really rounds
+//! to float16. ONNX Runtime computes it in float32 on the CPU.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
