@@ -1,8 +1,9 @@
-//! How the tool keeps up with a plain copy of a large model, and how much memory it takes beside the file.
+//! Compares the time of a cut with that of a plain copy of a large model, and measures memory besides the mapped file.
 //!
-//! `cargo bench --bench prune_large [-- [--repetitions N] [--size GB] [--folder DIR]]` generates a model of about that many
-//! gigabytes (1.25 by default; beyond 2 with its weights in a file beside it) in a temporary folder, where disk for twice
-//! its size and a quarter is needed, then runs `cp` and the tool in turn and prints medians. See `docs/benchmarks.md`.
+//! `cargo bench --bench prune_large [-- [--repetitions N] [--size GB] [--folder DIR]]` generates a model of about that
+//! many gigabytes in a temporary folder (default 1.25; above 2, its weights are in a file beside it). The folder needs
+//! free space of 2.25 times the size. The benchmark then runs `cp` and the tool in turn and prints medians. See
+//! `docs/benchmarks.md`.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
@@ -18,14 +19,14 @@ use onnx_diffprune::onnx::{
 };
 use prost::Message;
 
-/// Matrices are [WIDTH, WIDTH], two in a residual block.
+/// Matrices are [WIDTH, WIDTH], two in each residual block.
 const WIDTH: i64 = 2048;
-/// Kernels are [PLANES, PLANES, 3, 3], two in a residual block.
+/// Kernels are [PLANES, PLANES, 3, 3], two in each residual block.
 const PLANES: i64 = 512;
-/// Of six blocks of matrices there is one of kernels.
+/// Number of blocks of matrices for each block of kernels.
 const LINEAR_PER_CONV: usize = 6;
 
-/// Cheap weights: windows at odd offsets of one random table, so that no two are equal.
+/// Weights that are cheap to generate: windows at odd offsets of one random table, so that no two are equal.
 struct Weights {
     table: Bytes,
     drawn: usize,
@@ -99,7 +100,7 @@ impl Builder {
         name.to_owned()
     }
 
-    /// `input + second(relu(first(input)))`.
+    /// Adds `input + second(relu(first(input)))`.
     fn block(&mut self, name: &str, input: &str, layer: impl Fn(&mut Self, &str, &str) -> String) -> String {
         let hidden = layer(self, &format!("{name}.first"), input);
         self.node("Relu", &[&hidden], &format!("{name}.relu"));
@@ -120,12 +121,12 @@ fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
-/// Bytes of the weights of a block of matrices and of one of kernels.
+/// Bytes of the weights of a block of matrices, and of a block of kernels.
 const LINEAR_BYTES: u64 = 8 * (WIDTH * WIDTH) as u64;
 const CONV_BYTES: u64 = 8 * 9 * (PLANES * PLANES) as u64;
 
-/// Writes a model of about `size` bytes to `path`. Returns its files: protobuf ends at 2 GiB, beyond which weights stand
-/// in a file of their own.
+/// Writes a model of about `size` bytes to `path`. Returns its files: protobuf messages end at 2 GiB, so the weights of
+/// larger models are in a separate file.
 fn generate(path: &Path, size: u64) -> Vec<PathBuf> {
     let conv_blocks = (size / (CONV_BYTES + LINEAR_PER_CONV as u64 * LINEAR_BYTES)) as usize;
     let linear_blocks = ((size - conv_blocks as u64 * CONV_BYTES) / LINEAR_BYTES) as usize;
@@ -183,7 +184,7 @@ fn move_weights(graph: &mut GraphProto, path: &Path) {
     file.flush().unwrap();
 }
 
-/// Wall time of a command, and the largest anonymous resident memory that was seen in bytes.
+/// Runs a command. Returns its wall time and its peak anonymous resident memory in bytes.
 fn timed(command: &mut Command) -> (Duration, u64) {
     let start = Instant::now();
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
@@ -208,7 +209,7 @@ fn median(times: &mut [Duration]) -> f64 {
     times[times.len() / 2].as_secs_f64()
 }
 
-/// The load averages of the machine, as Linux tells them: other work on it stretches all times.
+/// Returns the load averages of the machine, as Linux reports them: other work lengthens all times.
 fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(2).collect::<Vec<_>>().join(", ")
@@ -216,7 +217,7 @@ fn load() -> String {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `cargo test --all-targets` runs benchmarks too, without this flag.
+    // `cargo test --all-targets` also runs benchmarks, but without this flag.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
@@ -241,7 +242,7 @@ fn main() {
     let size = bytes(&input);
     let load_before = load();
     let (mut copies, mut prunes, mut peak) = (Vec::new(), Vec::new(), 0);
-    // The first round warms the page cache.
+    // The first repetition warms up the page cache.
     for round in 0..=repetitions {
         let (copied, _) = timed(Command::new("cp").args(&inputs).arg(&copies_folder));
         clear(&copies_folder.join("in.onnx"));

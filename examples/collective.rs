@@ -1,5 +1,5 @@
-//! Checks the operations of a collective on the ranks that `mpirun` starts; or has one of them fail, to see that it ends
-//! the others.
+//! Checks the operations of a collective on the ranks that `mpirun` starts. With an argument, one rank fails, to check
+//! that this ends the others.
 //!
 //! ```text
 //! cargo build --features mpi --example collective
@@ -7,22 +7,22 @@
 //! mpirun -n 2 target/debug/examples/collective error|panic|kill|leave
 //! ```
 //!
-//! Rank 0 prints what was checked; exit code 1 where something is wrong.
+//! Rank 0 prints what was checked. The exit code is 1 if a check fails.
 #![allow(clippy::unwrap_used)]
 
 use onnx_diffprune::collective::{Collective, open, parts};
 
-/// More bytes than one message takes, with the values of all ranks.
+/// More bytes than fit into one message, with values that depend on the rank.
 const LONG: usize = (20 << 20) / size_of::<f32>() + 7;
 
-/// A rank that waits longer than this for one that failed was not ended.
+/// The time after which a rank that waits for a failed one reports that it was not ended.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn values(rank: usize, length: usize) -> Vec<f32> {
     (0..length).map(|at| (((rank * 31 + at) % 1009) as f32 * 0.1).sin()).collect()
 }
 
-/// The sum in the order of the ranks, which every rank must get to the bit.
+/// Returns the sum in the order of the ranks, which every rank must compute bit for bit.
 fn sum(size: usize, length: usize) -> Vec<f32> {
     (1..size).fold(values(0, length), |mut sum, rank| {
         sum.iter_mut().zip(values(rank, length)).for_each(|(sum, value)| *sum += value);
@@ -37,7 +37,7 @@ fn check(ranks: &dyn Collective) -> Result<(), Box<dyn std::error::Error>> {
         let mut found = values(rank, length);
         ranks.sum(&mut found)?;
         assert!(found == expected, "sum of {length}");
-        // Not only by its value: the bits of all ranks.
+        // Compares the bits of all ranks, not only the value.
         let bits = ranks.gather(bytemuck::cast_slice(&found).to_vec())?;
         for (other, bits) in bits.iter().flatten().enumerate() {
             assert!(bits == bytemuck::cast_slice::<f32, u8>(&expected), "sum of {length} at rank {other}");
@@ -59,7 +59,7 @@ fn check(ranks: &dyn Collective) -> Result<(), Box<dyn std::error::Error>> {
     ranks.sum_f64(&mut wide)?;
     let expected = (1..size).fold(1.0, |sum, rank| sum + (1.0 + rank as f64 * f64::EPSILON));
     assert!(wide == [expected; 3], "sum_f64");
-    // From another thread than the one that opened it.
+    // Uses another thread than the one that opened the collective.
     std::thread::scope(|scope| scope.spawn(|| ranks.barrier()).join().unwrap())?;
     let out_of_step = ranks.sum(&mut vec![0.0; 2 + rank]);
     assert!(size == 1 || out_of_step.unwrap_err().to_string().contains("out of step"), "lengths");
@@ -90,7 +90,7 @@ fn main() {
             ranks.abort(3)
         }
         Some("panic") if last => panic!("rank {} panics", ranks.rank()),
-        // As a rank that is out of memory ends.
+        // Ends like a rank that is out of memory.
         #[cfg(unix)]
         Some("kill") if last => {
             let own = std::process::id().to_string();
@@ -100,7 +100,7 @@ fn main() {
         Some(_) => {
             std::thread::spawn(|| {
                 std::thread::sleep(PATIENCE);
-                eprintln!("nobody ended this rank");
+                eprintln!("this rank was not ended");
                 std::process::exit(9)
             });
             if let Err(error) = ranks.barrier() {

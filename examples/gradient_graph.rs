@@ -1,9 +1,9 @@
-//! Writes the gradient graph of a network: forward pass, loss and the gradients of all weights that can be pruned or
-//! are trained.
+//! Writes the gradient graph of a network: forward pass, loss, and the gradients of all weights that can be pruned or
+//! trained.
 //!
 //! `cargo run --release --example gradient_graph -- MODEL.onnx OUT.onnx [--half] [NAME=SIZE ...]`
 //!
-//! `--half` has convolutions and matrix products in float16.
+//! `--half` computes convolutions and matrix products in float16.
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision};

@@ -1,4 +1,4 @@
-//! Sums the gradients of a network over some timesteps on a device, measures the time of a timestep, and writes the sums.
+//! Sums the gradients of a network over timesteps on a device, measures the time per timestep, and writes the sums.
 //!
 //! ```text
 //! gradients run MODEL.onnx OUT.npz [--device D] [--allow-fallback] [--timesteps N] [--batch B] [--micro-batch M]
@@ -7,10 +7,11 @@
 //! gradients compare A.npz B.npz TOLERANCE
 //! ```
 //!
-//! Inputs and target are drawn at random, anew for every timestep: the same ones on every device. `run` prints lines of a
-//! name and a value; times are milliseconds of a timestep, without the first two. `compare` ends with exit code 1 if an
-//! array differs by more than the tolerance, relative to its largest element. `serve` sums one more timestep for every line that it reads, and answers with its time
-//! in milliseconds, so that another program can take turns with it; `scripts/bench_gradients.py` does.
+//! Inputs and target are random and differ between timesteps, but not between devices. `run` prints lines of a name and
+//! a value. Times are in milliseconds per timestep, without the first two timesteps. `compare` ends with exit code 1 if
+//! an array differs by more than the tolerance, relative to its largest element. `serve` sums one more timestep for
+//! every line on standard input and prints its time in milliseconds, so that another program can be timed in turn, as
+//! in `scripts/bench_gradients.py`.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -30,16 +31,16 @@ use onnx_diffprune::npz;
 use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::runtime::random_inputs::{InputDim, InputSpec, draw};
 
-/// Anything that can go wrong.
+/// Any error.
 type Failure = Box<dyn std::error::Error>;
 
-/// The names of the symbolic dimension that is the batch, as exporters write it.
+/// The names that exporters use for the symbolic batch dimension.
 const BATCH_NAMES: [&str; 4] = ["batch", "batch_size", "N", "B"];
 
 /// The options of `run`.
 struct Options {
     model: PathBuf,
-    /// Where the sums go; without one, timesteps are run as they are asked for.
+    /// The path of the sums. `None`: timesteps run on request.
     output: Option<PathBuf>,
     pass: PassOptions,
     timesteps: usize,
@@ -129,7 +130,7 @@ fn options(model: &str, output: Option<&str>, rest: &[&str]) -> Result<Options, 
             "--squared" => options.squared = true,
             "--half" => options.precision = Precision::Float16,
             "--onnxruntime" => options.library = Some(value()?.into()),
-            _ => return Err(format!("{option}: there is no such option").into()),
+            _ => return Err(format!("{option}: unknown option").into()),
         }
     }
     if options.timesteps == 0 || options.micro_batch == 0 || !options.batch.is_multiple_of(options.micro_batch) {
@@ -195,7 +196,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         })?;
     }
     let Some(output) = &options.output else { return Ok(true) };
-    // The first timesteps load libraries, choose algorithms and make the graphs for summing.
+    // The first timesteps load libraries, choose algorithms and build the graphs for summing.
     let mut steady: Vec<f64> = times.iter().skip(2.min(times.len() - 1)).copied().collect();
     steady.sort_by(f64::total_cmp);
     println!("timesteps {}", sum.visited);
@@ -212,7 +213,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Resident memory of this process; zero where the system does not tell.
+/// Returns the resident memory of this process, or zero if the system does not report it.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -220,18 +221,18 @@ fn resident_bytes() -> u64 {
     kilobytes.map_or(0, |kilobytes| kilobytes * 1024)
 }
 
-/// Waits for a line; `false` at the end of the input.
+/// Waits for a line. Returns `false` at the end of the input.
 fn is_asked() -> std::io::Result<bool> {
     Ok(std::io::stdin().read_line(&mut String::new())? > 0)
 }
 
-/// Prints the largest relative difference of all arrays, and whether it is within the tolerance.
+/// Prints the largest relative difference of all arrays. Returns whether it is within the tolerance.
 fn compare(one: &str, other: &str, tolerance: &str) -> Result<bool, Failure> {
     let tolerance: f64 = tolerance.parse()?;
     let one: BTreeMap<String, Array> = npz::read(one.as_ref())?.into_iter().collect();
     let other: BTreeMap<String, Array> = npz::read(other.as_ref())?.into_iter().collect();
     if !one.keys().eq(other.keys()) {
-        return Err("the files hold arrays of other names".into());
+        return Err("expected arrays of the same names in both files".into());
     }
     let largest_of = |array: &Array| array.to_f64().iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
     let largest = one.values().map(largest_of).fold(0.0, f64::max);
@@ -239,12 +240,18 @@ fn compare(one: &str, other: &str, tolerance: &str) -> Result<bool, Failure> {
     for (name, array) in &one {
         let (values, others) = (array.to_f64(), other[name].to_f64());
         if values.len() != others.len() {
-            return Err(format!("{name}: {} elements and {}", values.len(), others.len()).into());
+            return Err(format!(
+                "{name}: expected the same number of elements, found {} and {}",
+                values.len(),
+                others.len()
+            )
+            .into());
         }
-        // Gradients that are zero but for rounding (a key's bias before a softmax) are measured against the others.
+        // Gradients that are zero except for rounding (such as those of a key's bias) are compared to the scale of the
+        // others.
         let scale = largest_of(array).max(1e-4 * largest).max(f64::MIN_POSITIVE);
         let difference = values.iter().zip(&others).map(|(a, b)| (a - b).abs());
-        // A difference that is not a number must not get lost in a maximum.
+        // A difference that is NaN must not get lost in a maximum.
         let difference = difference.fold(0.0f64, |worst, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) });
         if difference / scale > worst.0 {
             worst = (difference / scale, name);

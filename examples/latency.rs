@@ -1,11 +1,11 @@
-//! Measures two models in turn on a device, for instance a pruned one and its original.
+//! Measures the latency of two models in turn on a device, for instance a pruned one and its original.
 //!
 //! ```text
 //! latency ORIGINAL.onnx PRUNED.onnx [--device D] [--allow-fallback] [--batch B] [--runs N] [--onnxruntime PATH]
 //! ```
 //!
-//! Prints lines of a name and a value. Runs begin and end in the CPU's memory, so copies of inputs and outputs to
-//! and from the device are within the time.
+//! Prints lines of a name and a value. Inputs and outputs are in CPU memory, so the times include copies to and from
+//! the device.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
 use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::runtime::{Runtime, SessionOptions, interleaved_latency};
 
-/// The names of the symbolic dimension that is the batch, as exporters write it.
+/// The names that exporters use for the symbolic batch dimension.
 const BATCH_NAMES: [&str; 4] = ["batch", "batch_size", "N", "B"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "--batch" => batch = value()?.parse()?,
             "--runs" => runs = value()?.parse()?,
             "--onnxruntime" => library = Some(value()?.into()),
-            _ => return Err(format!("{option}: there is no such option").into()),
+            _ => return Err(format!("{option}: unknown option").into()),
         }
     }
     options.as_deployed = true;

@@ -1,8 +1,8 @@
-//! Writes a network with its fused operators in standard ones, for `scripts/check_lowering.py`.
+//! Writes a network with its fused operators lowered to standard ones, for `scripts/check_lowering.py`.
 //!
 //! `cargo run --example lowered -- IN.onnx OUT.onnx`
 //!
-//! Prints the fused operators that are left in OUT.onnx, one a line.
+//! Prints the fused operators that are left in OUT.onnx, one per line.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use onnx_diffprune::onnx::ModelProto;
 use onnx_diffprune::verify::reference_model;
 use prost::Message;
 
-/// Standard operators that others of the standard can express.
+/// Standard operators that other standard operators can express.
 const FUSED: &[&str] = &[
     "Attention",
     "Celu",
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Norms of the standard that stay as they are when a network is lowered, and are written out where they are masked.
+/// Standard norms that lowering leaves unchanged. The masked reference expands them.
 const NORMS: &[&str] = &[
     "GroupNormalization",
     "InstanceNormalization",
@@ -63,12 +63,12 @@ fn is_fused(domain: &str, op_type: &str) -> bool {
     if matches!(domain, "" | "ai.onnx") { FUSED.contains(&op_type) } else { true }
 }
 
-/// The network with the norms of the standard, too, written out: its reference, in which all that they read is masked by
-/// ones. The rules of masked nodes are tested with them.
+/// Returns the network with the standard norms expanded too: its reference with all inputs of norms masked by ones.
+/// This also tests the rules of masked nodes.
 fn with_norms_written(analysis: &Analysis) -> Result<ModelProto, onnx_diffprune::error::Error> {
     let mut kept = HashMap::new();
     for node in &analysis.graph.nodes {
-        // A masked norm does not write its mean and deviation.
+        // A masked norm has no outputs for mean and deviation.
         let reads_statistics = [1, 2].iter().any(|slot| node.output(*slot).is_some());
         if reads_statistics || !NORMS.contains(&node.proto.op_type.as_str()) {
             continue;

@@ -1,14 +1,14 @@
-//! Trains a network step by step on request, so that another program can take turns with it: `scripts/bench_finetune.py`.
+//! Trains a network step by step on request, so that another program can be timed in turn: `scripts/bench_finetune.py`.
 //!
 //! ```text
 //! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph]
 //!     [--precision float32|float16] [--provider-option NAME=VALUE]... [--onnxruntime PATH]
 //! ```
 //!
-//! For every line that it reads it makes one step of training (the teacher's output, forward and backward pass, clipping,
-//! AdamW, moving average) on samples drawn at random, and answers with its time in milliseconds. With `--losses N` it makes N
-//! steps instead and prints the loss of each, then the median time and the place where they ran. The networks take a sample, a
-//! time step and nothing else.
+//! For every line on standard input, runs one training step (teacher output, forward and backward pass, clipping,
+//! AdamW, moving average) on random samples, and prints its time in milliseconds. With `--losses N`, runs N steps
+//! instead and prints the loss of each, then the median time and the device they ran on. The networks must take a
+//! sample and a timestep as their only inputs.
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -38,10 +38,10 @@ use onnx_diffprune::load::load;
 use onnx_diffprune::runtime::{Device, Runtime, SessionOptions};
 use onnx_diffprune::training::trained_weights;
 
-/// Anything that can go wrong.
+/// Any error.
 type Failure = Box<dyn std::error::Error>;
 
-/// Samples that are noise themselves.
+/// Samples of pure noise.
 struct Drawn {
     draws: Draws,
     dims: Vec<usize>,
@@ -62,7 +62,7 @@ fn opened(path: &str) -> Result<Analysis, Error> {
     analyse(&load(Path::new(path))?)
 }
 
-/// Bytes of memory that are resident, where the system says so.
+/// Returns the resident memory in bytes, or zero if the system does not report it.
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -144,7 +144,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes steps, and prints their losses and their times.
+/// Runs steps, and prints their losses and times.
 fn print_losses(trainer: &mut Trainer<'_>, data: &mut Drawn, count: usize) -> Result<(), Failure> {
     let mut times = Vec::with_capacity(count);
     for step in 0..count {
@@ -153,7 +153,7 @@ fn print_losses(trainer: &mut Trainer<'_>, data: &mut Drawn, count: usize) -> Re
         times.push(1e3 * started.elapsed().as_secs_f64());
         println!("loss_{step} {:.9e}", report.loss);
     }
-    // The first steps choose algorithms and take memory.
+    // The first steps choose algorithms and allocate memory.
     let mut later = times.split_off(2.min(count.saturating_sub(1)));
     later.sort_by(f64::total_cmp);
     println!("median_ms {:.3}", later.get(later.len() / 2).copied().unwrap_or(f64::NAN));

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Cut a network with one alignment after another, and measure what each costs and gives: a table in Markdown.
+"""Prune a network with different alignments and measure MACs and CPU time of each: a table in Markdown.
 
-The shares are those of the original: its MACs, products of activations counted, and the CPU time of a run in ONNX
-Runtime at 64 x 64 latents. Networks take turns, each run is compared with the original's of the same turn, and the
-median of these shares stands in the table; CPU time, summed over threads, matters less to other work on the machine
-than time on the clock does.
+The shares are relative to the original: its MACs, including products of activations, and the CPU time of a run in ONNX
+Runtime on 64x64 latents. The networks run in turn. Each run is compared with that of the original in the same turn, and
+the table has the median of these ratios. CPU time, summed over threads, is less sensitive to other load on the machine
+than wall time.
 
     make_sd_unet.py /tmp/unet.onnx --widths 320,640,1280 --no-middle
     align_table.py /tmp/unet.onnx --tool target/release/onnx-diffprune [--ratio 0.5] [--threads 1] [--runs 5]
@@ -28,7 +28,7 @@ SIZES = {"batch": 1, "height": 64, "width": 64}
 
 
 def pruned(tool: str, model: Path, alignment: str, args: argparse.Namespace, place: Path) -> dict:
-    """Cuts; the summary in JSON."""
+    """Prunes the model. Returns the summary as JSON."""
     sizes = [f"--size={name}={size}" for name, size in SIZES.items()]
     command = [tool, str(model), str(place), "--ratio", str(args.ratio), "--criterion", "magnitude", *sizes]
     command += [*alignment.split(), "--no-verify", "--no-latency", "--quiet", "--format", "json"]
@@ -36,12 +36,12 @@ def pruned(tool: str, model: Path, alignment: str, args: argparse.Namespace, pla
 
 
 class Timed:
-    """A network in a session, with the times of its runs."""
+    """A session of a network, with the CPU times of its runs."""
 
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # A thread that waits for work would be counted as one that works.
+        # A thread that spins while it waits for work would be counted as busy.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         random = numpy.random.default_rng(0)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--alignments", default=",".join(ALIGNMENTS), help="with commas between them")
+    parser.add_argument("--alignments", default=",".join(ALIGNMENTS), help="alignments, separated by commas")
     args = parser.parse_args()
     rows, networks = [], [Timed(args.model, args.threads)]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def main() -> None:
             summary = pruned(args.tool, args.model, alignment, args, place)
             rows.append((alignment, total(summary["after"]) / total(summary["before"])))
             networks.append(Timed(place, args.threads))
-        # The first turn sets up memory and is not counted.
+        # The first turn allocates memory and is not counted.
         for _ in range(args.runs + 1):
             for network in networks:
                 network.run()

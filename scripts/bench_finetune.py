@@ -1,14 +1,14 @@
-"""A whole step of fine-tuning: the tool against PyTorch, eager and compiled, on the same networks, batch and threads.
+"""Measures a step of fine-tuning: the tool against PyTorch, eager and compiled, on the same networks, batch and threads.
 
     python scripts/bench_finetune.py [--networks ddpm_fashion16,ddpm_cifar10] [--batches 32,128] [--threads 2] [--steps 7]
         [--no-compile] [--apart]
 
-A step is the teacher's output, forward and backward pass, clipping by the global norm, AdamW and a moving average of the
-weights; the network that learns and its teacher have the same architecture (diffusers' UNet2DModel, random weights). Three
-processes take turns: the example `training_step`, PyTorch in eager mode, and PyTorch with both networks under
-`torch.compile`. Prints Markdown: median time of a step of each, the median of the ratios of neighbouring steps, and the peaks
-of resident memory. With `--apart` every turn starts its process anew, runs one step to warm up and one that counts, so that
-only one process takes memory at a time.
+A step consists of the teacher's output, forward and backward pass, clipping by the global norm, AdamW and a moving
+average of the weights. The trained network and its teacher have the same architecture (diffusers' UNet2DModel, random
+weights). Three processes take turns: the example `training_step`, PyTorch in eager mode, and PyTorch with both networks
+under `torch.compile`. Prints Markdown: the median time of a step of each, the median of the ratios of neighbouring
+steps, and the peaks of resident memory. With `--apart` every turn starts its process anew, runs one step to warm up and
+one that counts, so that only one process takes memory at a time.
 
 Needs torch and diffusers (`requirements-export.txt`) and `cargo build --release --example training_step`.
 """
@@ -24,14 +24,14 @@ from bench_gradients import NETWORKS, ROOT, Server, export, inputs, memory, netw
 
 
 def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool, device: str) -> None:
-    """One step for every line of standard input."""
+    """Runs one step for every line of standard input."""
     import torch
-    import diffusers.models.unets.unet_2d  # noqa: F401  counted as a library, not as the network
+    import diffusers.models.unets.unet_2d  # noqa: F401  part of the libraries, not of the network
 
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}\nbase {memory('VmRSS')}\nready", flush=True)
     torch.manual_seed(1)
-    # As the tool: float32 without rounding of factors to TensorFloat-32.
+    # As in the tool: float32 without rounding of factors to TensorFloat-32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     teacher, student = network(name).to(device), network(name).to(device).train()
@@ -67,7 +67,7 @@ def together(commands: list[list[str]], steps: int) -> tuple[list[list[float]], 
     times: list[list[float]] = [[] for _ in servers]
     for _ in range(steps):
         for server, each in zip(servers, times):
-            # The threads of the other processes may still be spinning.
+            # Threads of the other processes may still be spinning.
             time.sleep(0.05)
             each.append(server.step())
     peaks = [server.end() for server in servers]
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="one process at a time, started anew for every turn")
     parser.add_argument("--example", default=str(ROOT / "target/release/examples/training_step"))
     parser.add_argument("--serve", nargs=4, metavar=("NETWORK", "BATCH", "THREADS", "KIND"), help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cpu", help="where a served PyTorch runs")
+    parser.add_argument("--device", default="cpu", help="device of PyTorch with --serve")
     options = parser.parse_args()
     if options.serve:
         name, batch, threads, kind = options.serve

@@ -1,12 +1,12 @@
-"""Gradients of the denoising loss: the tool against PyTorch on the same network, batch, threads and machine.
+"""Measures gradients of the denoising loss: the tool against PyTorch on the same network, batch, threads and machine.
 
     python scripts/bench_gradients.py [--networks ddpm_fashion16,ddpm_cifar10] [--batches 8,32] [--threads 1,2] [--steps 7]
 
-Exports each network (diffusers' UNet2DModel, random weights) to ONNX, and lets two processes take turns: the example
-`gradients serve`, which runs the tool's gradient graph in ONNX Runtime and adds the gradients to their sums, and PyTorch
-in eager mode, whose `backward` adds to `.grad`. Prints Markdown: median time of a timestep of each, the median of the ratios
-of neighbouring steps, and the peak of resident memory of each process with and without what it had before it read the
-network (for PyTorch, that is Python and its libraries).
+Exports each network (diffusers' UNet2DModel, random weights) to ONNX. Then two processes take turns: the example
+`gradients serve`, which runs the tool's gradient graph in ONNX Runtime and adds the gradients to their sums, and
+PyTorch in eager mode, whose `backward` adds to `.grad`. Prints Markdown: the median time of a timestep of each, the
+median of the ratios of neighbouring steps, and the peak of resident memory of each process, with and without the memory
+used before it read the network (for PyTorch, Python and its libraries).
 
 Needs torch and diffusers (`requirements-export.txt`) and `cargo build --release --example gradients`.
 """
@@ -94,15 +94,15 @@ def export(name: str, path: str) -> None:
 
 
 def memory(field: str, process: str = "self") -> int:
-    """A figure of /proc/PID/status in bytes."""
+    """Returns a figure of /proc/PID/status in bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB", pathlib.Path(f"/proc/{process}/status").read_text(), re.M)
     return int(found[1]) * 1024 if found else 0
 
 
 def serve_pytorch(name: str, batch: int, threads: int) -> None:
-    """One step for every line of standard input."""
+    """Runs one step for every line of standard input."""
     import torch
-    import diffusers.models.unets.unet_2d  # noqa: F401  counted as a library, not as the network
+    import diffusers.models.unets.unet_2d  # noqa: F401  part of the libraries, not of the network
 
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}\nbase {memory('VmRSS')}\nready", flush=True)
@@ -118,7 +118,7 @@ def serve_pytorch(name: str, batch: int, threads: int) -> None:
 
 
 class Server:
-    """A process that runs one step for every line that it gets."""
+    """A process that runs one step for every line of its input."""
 
     def __init__(self, command: list[str]) -> None:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -137,11 +137,11 @@ class Server:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            sys.exit("a process ended in the middle")
+            sys.exit("a process ended during the measurement")
         return float(answer)
 
     def end(self) -> int:
-        """Ends the process; returns the peak of its resident memory."""
+        """Ends the process. Returns the peak of its resident memory."""
         peak = memory("VmHWM", str(self.process.pid))
         self.process.stdin.close()
         self.process.wait()
@@ -163,7 +163,7 @@ def measure(example: str, model: str, name: str, batch: int, threads: int, steps
     times: list[list[float]] = [[], []]
     for _ in range(steps):
         for at, server in enumerate(pair):
-            # The threads of the other process may still be spinning.
+            # Threads of the other process may still be spinning.
             time.sleep(0.05)
             times[at].append(server.step())
     peaks = [server.end() for server in pair]

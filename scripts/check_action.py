@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Run action.yml's own step as a workflow would, on networks of fixtures/, and check what it leaves.
+"""Run the step of action.yml as a workflow would, on networks of fixtures/, and check its outputs.
 
     check_action.py --tool target/debug/onnx-diffprune
 
-The inputs' defaults, the step's command and its environment are read from action.yml. What the runner does is stood in for: the
-files for outputs and the summary, and the folder of the action. Installing, comments and uploads are not run. The exit code is 0
-where everything is as it should be.
+The defaults of the inputs, the step's command and its environment are read from action.yml. The script replaces the
+runner: it provides the files for outputs and the summary, and the folder of the action. Installing, comments and
+uploads do not run. The exit code is 0 if every check passed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIXTURES = ROOT / "fixtures"
 
 
 class Run:
-    """One run of the step, and what it left."""
+    """One run of the step, with its outputs."""
 
     def __init__(self, tool: Path, folder: Path, **inputs: str) -> None:
         action = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -48,10 +48,10 @@ class Run:
             "GITHUB_OUTPUT": str(folder / "github-output"),
             "GITHUB_STEP_SUMMARY": str(folder / "github-summary"),
             "ONNX_DIFFPRUNE": str(tool),
-            # The environment that the step before has installed into.
+            # The environment into which the previous step of the action installs the tool.
             "VIRTUAL_ENV": sys.prefix,
         }
-        assert not any("${{" in text for text in environment.values()), "an expression is left"
+        assert not any("${{" in text for text in environment.values()), "an expression was not replaced"
         done = subprocess.run(
             ["bash", "-e", "-c", step["run"]], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
@@ -65,17 +65,17 @@ class Run:
         self.results = folder / self.outputs.get("results", "none")
 
     def cases(self, name: str) -> list[tuple[str, bool]]:
-        """The cases of a JUnit file: their names, and whether they passed."""
+        """Return the cases of a JUnit file: their names, and whether they passed."""
         root = ElementTree.parse(self.results / f"{name}.xml").getroot()
         cases = [(case.get("name", ""), len(case.findall("failure") + case.findall("error")) == 0) for case in root.iter("testcase")]
-        # A reader trusts the sums without counting.
+        # Readers of the file rely on its totals.
         failed = int(root.get("failures")) + int(root.get("errors"))
         assert int(root.get("tests")) == len(cases) and failed == sum(not passed for _, passed in cases)
         return cases
 
 
 def parameters(path: Path) -> int:
-    """Elements of the float initializers."""
+    """Return the number of elements of the float initializers."""
     graph = onnx.load(path).graph
     return sum(int(numpy.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
 
@@ -95,7 +95,7 @@ def pruned(tool: Path, folder: Path) -> None:
 
 
 def wrong_weights(tool: Path, folder: Path) -> None:
-    """A pruned file whose weights were changed fails, with an annotation."""
+    """A pruned file with changed weights fails with an annotation."""
     original = FIXTURES / "dit_tiny.onnx"
     first = Run(tool, folder, model=str(original), output="cut.onnx", arguments="--ratio 0.5 --criterion magnitude")
     assert first.code == 0, first.messages
@@ -111,7 +111,7 @@ def wrong_weights(tool: Path, folder: Path) -> None:
 
 
 def limits(tool: Path, folder: Path) -> None:
-    """A cut that is not fitted misses a limit of its loss, and passes one that it reaches."""
+    """A cut without refit exceeds a limit of its loss, and passes a higher one."""
     original, data = str(FIXTURES / "ddpm_fashion16.onnx"), str(FIXTURES / "ddpm_fashion16/heldout_images.npy")
     common = {
         "model": original,
@@ -121,7 +121,7 @@ def limits(tool: Path, folder: Path) -> None:
     arguments = "--ratio 0.5 --criterion magnitude --no-refit --no-latency"
     run = Run(tool, folder, **common, output="cut.onnx", arguments=arguments, max_loss_increase="5%")
     assert run.code == 1 and run.outputs["passed"] == "false", (run.code, run.messages)
-    assert all(passed for _, passed in run.cases("verify")), "the cut itself is correct"
+    assert all(passed for _, passed in run.cases("verify")), "the cut should pass verification"
     assert run.cases("evaluate") == [("max-loss-increase", False)], run.cases("evaluate")
     (folder / "github-output").unlink()
     run = Run(tool, folder, **common, pruned="cut.onnx", max_loss_increase="100000%")
@@ -129,7 +129,7 @@ def limits(tool: Path, folder: Path) -> None:
 
 
 def wrong_use(tool: Path, folder: Path) -> None:
-    """A file that is not there, and an option that does not exist."""
+    """A missing file and an unknown option are reported."""
     run = Run(tool, folder, model="missing.onnx")
     assert run.code == 2 and "::error title=pruning failed::" in run.log and "missing.onnx" in run.log, run.log
     (folder / "github-output").unlink()

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Prune tiny pipelines as folders, and load and run what comes out by the programs that load such folders.
+"""Prune tiny pipelines as folders, and run the results in the programs that load such folders.
 
-- OpenVINO and ONNX Runtime Web (WebAssembly, in a headless Chromium) run the U-Net and the decoder: outputs are those of
-  ONNX Runtime to 1e-4 of their largest element.
-- ORTDiffusionPipeline of optimum-onnx loads the folder and draws: twice the same images, none of them the original's,
-  and what its U-Net gives is what ONNX Runtime gives for the same inputs.
+- OpenVINO and ONNX Runtime Web (WebAssembly, in a headless Chromium) run the U-Net and the decoder. Their outputs agree
+  with ONNX Runtime to 1e-4 of the largest element.
+- ORTDiffusionPipeline of optimum-onnx loads the folder and generates images: the same ones twice, which differ from
+  those of the original. The outputs of its U-Net agree with ONNX Runtime on the same inputs.
 
-The U-Net of one pipeline has its weights in a file of their own. What is needed is installed by --setup into .clients
-of the project's folder, the browser by apt where it may. A client that can't be had is named and left out; the exit code
-is 3 where none could be had, 1 where a check failed, else 0.
+The U-Net of one pipeline has external data. --setup installs the requirements into .clients in the project's folder,
+and the browser with apt if permitted. A client that can't be installed is named and skipped. The exit code is 3 if no
+client could be installed, 1 if a check failed, otherwise 0.
 
     check_clients.py --setup [--clients openvino,web,optimum]
     check_clients.py --tool target/debug/onnx-diffprune [--clients openvino,web,optimum]
@@ -33,8 +33,9 @@ CLIENTS = ("openvino", "web", "optimum")
 BASE = ("numpy==2.4.6", "onnx==1.23.2", "onnxruntime==1.31.1")
 OPENVINO = ("openvino==2026.4.1",)
 WEB = "onnxruntime-web@1.30.0"
-# The last that optimum-onnx 0.1.0 takes, named, since pip would try dozens. PyTorch's wheel for Linux asks for all of CUDA
-# and loads a part of it without a GPU too: what is left out is 1.3 GB on the disk, what is not, 4.2 GB.
+# The latest versions that optimum-onnx 0.1.0 supports; without them pip would try dozens. PyTorch's wheel for Linux
+# requires all of CUDA and loads part of it even without a GPU: the packages left out take 1.3 GB of disk space, the
+# installed ones 4.2 GB.
 OPTIMUM = (
     "transformers==4.57.6", "diffusers==0.35.2", "filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec",
     *(f"{package}; platform_system == 'Linux'" for package in (
@@ -46,7 +47,7 @@ OPTIMUM_ALONE = ("optimum-onnx==0.1.0", "optimum==2.1.0", "torch==2.15.0")
 SKIPPED = 3
 TOLERANCE = 1e-4
 PIPELINES = ("sd_tiny", "sdxl_tiny")
-# The pipeline whose U-Net gets a data file, under the name that optimum gives it.
+# The pipeline whose U-Net gets a data file, with optimum's name for it.
 WITH_DATA = "sdxl_tiny"
 DATA_FILE = "model.onnx_data"
 
@@ -56,8 +57,8 @@ def python_of(name: str) -> Path:
 
 
 def install(name: str, packages: tuple[str, ...], alone: tuple[str, ...] = ()) -> None:
-    """Packages into an environment of this name, those of `alone` without what they ask for. It is there as a whole or not
-    at all."""
+    """Install packages into an environment of this name; those in `alone` without their dependencies. A failed installation
+    leaves no environment."""
     stamp = ROOM / name / ".installed"
     listed = "\n".join([*packages, *alone])
     if stamp.exists() and stamp.read_text() == listed:
@@ -85,7 +86,7 @@ def install_web() -> None:
         for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium-headless-shell"]):
             subprocess.run(["apt-get", "-qq", *command], check=True, env=environment, stdout=subprocess.DEVNULL)
     if web.browser() is None:
-        raise OSError("no Chromium is here, and none may be installed")
+        raise OSError("Chromium was not found and could not be installed")
 
 
 def runtime_of_web() -> Path:
@@ -112,15 +113,15 @@ def set_up(clients: list[str]) -> int:
                 install("python", (*BASE, *OPENVINO))
             if client == "web":
                 install_web()
-            print(f"{client}: there, {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{client}: installed in {time.monotonic() - began:.0f} s", flush=True)
             done += 1
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"{client}: left out, it can't be had here: {error}", flush=True)
+            print(f"{client}: skipped, it could not be installed: {error}", flush=True)
     return 0 if done else SKIPPED
 
 
 def prepare(name: str, folder: Path) -> None:
-    """The fixture in a folder of its own."""
+    """Copy the fixture into a folder."""
     import onnx
 
     shutil.copytree(FIXTURES / name, folder)
@@ -131,7 +132,7 @@ def prepare(name: str, folder: Path) -> None:
 
 
 def drawn(path: Path) -> dict:
-    """Inputs of a network of the fixtures, of a size that was not exported: two samples of 12 x 20."""
+    """Return random inputs of a network of the fixtures, with sizes that were not exported: two samples of 12x20."""
     import numpy
     import onnx
 
@@ -170,7 +171,7 @@ def of_web(path: Path, inputs: dict) -> dict:
 
 
 def distance(wanted: dict, found: dict) -> float:
-    """The largest error of an output, relative to its largest element."""
+    """Return the largest error of an output, relative to its largest element."""
     import numpy
 
     if wanted.keys() != found.keys():
@@ -179,7 +180,7 @@ def distance(wanted: dict, found: dict) -> float:
 
 
 def check(tool: Path, name: str, clients: list[str]) -> dict:
-    """Prunes a pipeline and runs what comes out; returns figures, and the failures under `failed`."""
+    """Prune a pipeline and run the result. Return figures, and the failures under `failed`."""
     report: dict = {"pipeline": name, "failed": []}
 
     def expect(is_right: bool, text: str) -> None:
@@ -217,9 +218,9 @@ def check(tool: Path, name: str, clients: list[str]) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setup", action="store_true", help="install what can be had into .clients and do nothing else")
+    parser.add_argument("--setup", action="store_true", help="install the clients into .clients and do nothing else")
     parser.add_argument("--tool", type=Path, help="the onnx-diffprune executable")
-    parser.add_argument("--clients", default=",".join(CLIENTS), help="those to run, with commas between them")
+    parser.add_argument("--clients", default=",".join(CLIENTS), help="clients to run, separated by commas")
     args = parser.parse_args()
     asked = args.clients.split(",")
     if unknown := [client for client in asked if client not in CLIENTS]:
@@ -232,7 +233,7 @@ def main() -> int:
     if not clients:
         print(f"skipped: none of {', '.join(asked)} is installed in .clients")
         return SKIPPED
-    # What prunes and compares needs NumPy, ONNX and ONNX Runtime, which both environments have.
+    # Pruning and the comparison need NumPy, ONNX and ONNX Runtime, which both environments have.
     room = ROOM / ("python" if python_of("python").exists() else "optimum")
     if Path(sys.prefix).resolve() != room:
         os.execv(python_of(room.name), [str(python_of(room.name)), *sys.argv])

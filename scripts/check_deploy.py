@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make bundles of networks and look at them with the onnx checker, ONNX Runtime, and OpenVINO where it is installed.
+"""Make bundles of networks and check them with the ONNX checker, ONNX Runtime, and OpenVINO if it is installed.
 
-With `--io`, the names, ranks and types are those that the loader feeds, which is tried by feeding them.
+With `--io`, names, ranks and types must be those that the loader feeds; the script feeds them to check that.
 
-Every bundle's model must pass the checker with its shapes inferred anew, keep names and symbolic sizes of inputs and
-outputs, load in ONNX Runtime, and give what the original gives, within the error of its precision. The exit code is 0
-when all do, else 1.
+Every bundle's model must pass the checker with newly inferred shapes, keep names and symbolic sizes of inputs and
+outputs, load in ONNX Runtime, and agree with the outputs of the original within the error of its precision. The exit
+code is 0 if all do, otherwise 1.
 
     check_deploy.py --tool target/debug/onnx-diffprune [MODEL.onnx ...]
 """
@@ -24,7 +24,7 @@ import onnx
 import onnxruntime
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-# Target and precision, with the largest relative error of an output (root mean square) that is right.
+# Target and precision, with the largest allowed relative error of an output (root mean square).
 BUNDLES = [
     ("cpu", "float32", 1e-6),
     ("ort-cuda", "float16", 1e-2),
@@ -34,7 +34,7 @@ BUNDLES = [
 ]
 
 
-# Networks with the loaders that take them: what each feeds, by name, as (rank, kind of the elements).
+# Networks with the loaders that support them: the fed inputs by name, as (rank, kind of the elements).
 PIPELINES = FIXTURES / "pipelines"
 STATES = {"encoder_hidden_states": (3, "f")}
 POOLED = {"text_embeds": (2, "f"), "time_ids": (2, "f")}
@@ -55,7 +55,7 @@ def size_of(dimension, axis: int) -> int:
 
 
 def drawn(model: onnx.ModelProto, seed: int) -> dict[str, numpy.ndarray]:
-    """Inputs of the shapes that the model declares."""
+    """Return random inputs of the shapes that the model declares."""
     random = numpy.random.default_rng(seed)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {}
@@ -81,7 +81,7 @@ def of_openvino(path: Path, inputs: dict[str, numpy.ndarray]) -> list[numpy.ndar
         import openvino
     except ImportError:
         return None
-    # In float32, so that what differs is the file's own.
+    # In float32, so that only the file can cause a difference.
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     network = openvino.Core().compile_model(str(path), "CPU", settings)
     return list(network(inputs).values())
@@ -128,7 +128,7 @@ def check(tool: str, path: Path, target: str, precision: str, most: float) -> di
 
 
 def check_loader(tool: str, loader: str, pipeline: str, expected: dict, output: str) -> dict:
-    """A network with the inputs of a loader: valid, and it runs on what the loader feeds."""
+    """Check a network with the inputs of a loader: it is valid and runs on the inputs that the loader feeds."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         target = "web" if loader == "webnn" else "ort-cuda"

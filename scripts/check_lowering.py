@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Checks fused operators in standard ones against implementations that are not the tool's.
+"""Check lowered fused operators against independent implementations.
 
-Every case of `lowering/` is one node of a fused operator. The example `lowered` writes it in standard operators; what
-ONNX Runtime computes for that is compared with its own kernel of the fused operator on the CPU, where it has one, and
-with NumPy. Where both exist they are compared with each other too. The lowered file must pass the onnx checker and have
-no operator of ONNX Runtime's domain. A case whose node is still fused in the file counts as not lowered, which is a
-failure unless `--allow-unlowered` is given. The exit code is 0 when every check passed, else 1.
+Every case of `lowering/` is one node of a fused operator. The example `lowered` rewrites it in standard operators. ONNX
+Runtime's result for those is compared with its own CPU kernel of the fused operator, if it has one, and with NumPy. If
+both exist, they are also compared with each other. The lowered file must pass the ONNX checker and have no operator of
+ONNX Runtime's domain. A case whose node is still fused in the file counts as not lowered, which is a failure unless
+`--allow-unlowered` is given. The exit code is 0 if every check passed, otherwise 1.
 
     check_lowering.py --lowered target/debug/examples/lowered [--allow-unlowered] [--only REGEX] [--format json]
 """
@@ -35,7 +35,7 @@ TOLERANCES = {"float32": 1e-5, "float16": 2e-3}
 
 @dataclass
 class Result:
-    """What became of one case."""
+    """The result of one case."""
 
     operator: str
     variant: str
@@ -47,7 +47,7 @@ class Result:
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of a model in ONNX Runtime, without optimizations."""
+    """Return all outputs of a model in ONNX Runtime, without optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -57,17 +57,18 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[float, str | None]:
-    """The worst error of several outputs relative to the largest element, and what is wrong besides."""
+    """Return the largest error of several outputs relative to the largest element, and a description of other
+    differences."""
     worst = 0.0
     for name, value in expected.items():
         other = found.get(name)
         if other is None or other.shape != value.shape or other.dtype != value.dtype:
             of = "nothing" if other is None else f"{other.dtype}{list(other.shape)}"
-            return float("inf"), f"{name} is {of} instead of {value.dtype}{list(value.shape)}"
+            return float("inf"), f"{name} is {of}, expected {value.dtype}{list(value.shape)}"
         wide, other = value.astype(np.float64), other.astype(np.float64)
         finite = np.isfinite(wide)
         if not np.array_equal(other[~finite], wide[~finite], equal_nan=True):
-            return float("inf"), f"{name} is not finite in other places"
+            return float("inf"), f"{name} is not finite at the same positions"
         if finite.any():
             largest = max(float(np.abs(wide[finite]).max()), 1e-30)
             error = np.abs(other[finite] - wide[finite]).max() / largest
@@ -76,13 +77,13 @@ def difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 
 
 def lower(case: Case, model: onnx.ModelProto, tool: Path) -> tuple[onnx.ModelProto | None, list[str]]:
-    """The model in standard operators, None where its node is left, and what is wrong with the file."""
+    """Return the model in standard operators, or None if its node is still fused, and the faults of the file."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fused.onnx", Path(folder) / "lowered.onnx"
         onnx.save(model, source)
         done = subprocess.run([tool, source, target], capture_output=True, text=True, timeout=120)
         if done.returncode != 0:
-            return None, [f"the tool fails: {done.stderr.strip().splitlines()[:1]}"]
+            return None, [f"the tool failed: {done.stderr.strip().splitlines()[:1]}"]
         lowered = onnx.load(target)
     of_node = (case.domain, case.op_type)
     operators = {(node.domain, node.op_type) for node in lowered.graph.node}
@@ -97,7 +98,7 @@ def lower(case: Case, model: onnx.ModelProto, tool: Path) -> tuple[onnx.ModelPro
 
 
 def check(case: Case, tool: Path, symbolic: bool) -> Result:
-    """Lowers a case and compares it with every reference."""
+    """Lower a case and compare it with every reference."""
     model, tolerance = case.model(symbolic), TOLERANCES[case.dtype]
     variant = case.variant + (", symbolic batch" if symbolic else "")
     failures: list[str] = []
@@ -125,12 +126,12 @@ def check(case: Case, tool: Path, symbolic: bool) -> Result:
             error, cause = difference(found, expected)
             worst = max(worst, error)
             if error > tolerance:
-                failures.append(f"the lowered form is not {name}'s: {cause or f'{error:.1e}'}")
+                failures.append(f"the lowered form differs from {name}: {cause or f'{error:.1e}'}")
     return Result(case.operator, variant, case.dtype, list(references), lowered is not None, worst, failures)
 
 
 def table(results: list[Result]) -> str:
-    """One row for each operator."""
+    """Format one row for each operator."""
     header = f"{'operator':<50} {'variants':>8} {'lowered':>8}  {'reference':<20} {'float32':>8} {'float16':>8}"
     lines = [header]
     for operator in dict.fromkeys(result.operator for result in results):
@@ -150,10 +151,10 @@ def table(results: list[Result]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lowered", type=Path, required=True, help="the built example of that name")
-    parser.add_argument("--allow-unlowered", action="store_true", help="nodes that are still fused are no failure")
-    parser.add_argument("--only", default="", help="regular expression on 'operator: variant, dtype'")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--lowered", type=Path, required=True, help="the built example `lowered`")
+    parser.add_argument("--allow-unlowered", action="store_true", help="accept nodes that are still fused")
+    parser.add_argument("--only", default="", help="regular expression for 'operator: variant, dtype'")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel processes")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
 
@@ -161,7 +162,7 @@ def main() -> int:
     cases = [case for case in all_cases() if wanted.search(f"{case.operator}: {case.variant}, {case.dtype}")]
     if not cases:
         parser.error("no case matches")
-    # A symbolic batch changes nothing of the values, so that one type is enough.
+    # A symbolic batch does not change the values, so one element type is enough.
     symbolic = [case for case in cases if case.dtype == "float32"]
     with ProcessPoolExecutor(options.jobs) as pool:
         results = list(pool.map(partial(check, tool=options.lowered, symbolic=False), cases, chunksize=8))

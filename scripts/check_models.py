@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Prune many models with the command-line tool, and check each result independently of the tool.
 
-For every model and ratio the tool must exit with 0; the pruned file must pass the ONNX checker with full checks, load
-in ONNX Runtime, and give finite outputs of the original's shapes, at two batch sizes where the batch is symbolic.
-Skeletons (``*.onnx.xz``) are unpacked first. With ``--expected``, a model that keeps a larger share of its parameters
-than the table says fails. The exit code is 0 when every check passed, else 1.
+For every model and ratio the tool must exit with 0. The pruned file must pass the ONNX checker with full checks, load
+in ONNX Runtime, and produce finite outputs of the original's shapes, at two batch sizes if the batch is symbolic.
+Skeletons (``*.onnx.xz``) are unpacked first. With ``--expected``, a model fails if it keeps a larger share of its
+parameters than the table states. The exit code is 0 if every check passed, otherwise 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DTYPES = {
 
 
 class CheckFailed(Exception):
-    """A pruned model is not what it should be."""
+    """A pruned model fails a check."""
 
 
 def float_parameters(path: Path) -> int:
@@ -66,7 +66,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def id_limits(path: Path) -> dict[str, int]:
-    """How many rows the smallest table has that each input indexes, directly or through a change of type or shape."""
+    """Return the number of rows of the smallest table that each input indexes, directly or after a cast or reshape."""
     graph = onnx.load(path, load_external_data=False).graph
     rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
     source = {value.name: value.name for value in graph.input}
@@ -81,7 +81,7 @@ def id_limits(path: Path) -> dict[str, int]:
 
 
 def synthesise(value, limit: int, generator: np.random.Generator) -> np.ndarray:
-    """An input drawn from its declaration: floats from N(0, 1), ids and flags that are valid everywhere."""
+    """Return a random input for its declaration: floats from N(0, 1), valid ids and flags."""
     label = lambda size: size if isinstance(size, str) else ""
     sizes = {"batch": 2, "height": 16, "width": 16}
     shape = []
@@ -97,7 +97,7 @@ def synthesise(value, limit: int, generator: np.random.Generator) -> np.ndarray:
     if np.issubdtype(dtype, np.integer):
         return generator.integers(0, limit, shape).astype(dtype)
     drawn = generator.standard_normal(shape)
-    # One float for each image is a noise level: positive, so that its logarithm or square root is finite.
+    # A single float per image is a noise level: positive, so that its logarithm or square root is finite.
     return (np.abs(drawn) + 0.1 if len(shape) == 1 or "sigma" in value.name else drawn).astype(dtype)
 
 
@@ -108,16 +108,16 @@ def model_inputs(model: onnxruntime.InferenceSession, path: Path) -> dict[str, n
             return {value.name: arrays[value.name] for value in model.get_inputs()}
     generator = np.random.default_rng(0)
     limits = id_limits(path)
-    # What indexes no table is a time step: any small number will do.
+    # An integer input that indexes no table is a timestep: any small number is valid.
     return {value.name: synthesise(value, limits.get(value.name, 1000), generator) for value in model.get_inputs()}
 
 
 def batches(model: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The inputs as they are, and once more with another batch size where that is symbolic."""
+    """Return the inputs unchanged, and with another batch size if that is symbolic."""
     first_axes = {value.name: value.shape[0] for value in model.get_inputs() if value.shape}
     symbolic = {name for name, size in first_axes.items() if not isinstance(size, int)}
     labels = {first_axes[name] for name in symbolic}
-    # Only one symbol, or unnamed ones, can be taken for the batch; the rest must keep its size then.
+    # The batch must be the only symbol, or an unnamed one. Other symbols would have to keep their size.
     if not symbolic or len({label for label in labels if label}) > 1:
         return [inputs]
     longer = {name: np.concatenate([array, array[:1]]) if name in symbolic else array for name, array in inputs.items()}
@@ -138,9 +138,9 @@ def checker_complaint(path: Path) -> str:
 
 
 def compare(original: Path, pruned: Path, inputs_beside: Path) -> None:
-    """Raise CheckFailed unless the pruned model is valid and behaves like a model of the original's interface."""
+    """Raise CheckFailed unless the pruned model is valid and has the original's interface."""
     complaint = checker_complaint(pruned)
-    # Exporters also write models that the checker refuses and ONNX Runtime accepts; that is no fault of the tool.
+    # Exporters also write models that the checker refuses and ONNX Runtime accepts. That is not a fault of the tool.
     if complaint and not checker_complaint(original):
         raise CheckFailed(f"checker: {complaint}")
     try:
@@ -162,7 +162,7 @@ def compare(original: Path, pruned: Path, inputs_beside: Path) -> None:
             expected = run(before, inputs)
         except Exception as error:
             if index:
-                continue  # an export may declare a batch axis and yet hold a constant that fixes it
+                continue  # an export may declare a symbolic batch but contain a constant that fixes it
             raise CheckFailed(f"the original does not run: {first_line(error)}") from error
         try:
             actual = run(after, inputs)
@@ -181,7 +181,7 @@ def first_line(error: Exception) -> str:
 
 
 def worst_error(printed: str) -> float | None:
-    """The worst relative error of verification in what the tool printed as JSON; None if it was not verified."""
+    """Return the worst relative error of verification in the tool's JSON output; None if it was not verified."""
     try:
         verification = json.loads(printed)["verification"]
     except (ValueError, KeyError):
@@ -221,7 +221,7 @@ def check(job: tuple[Path, str], tool: str, out: Path, extra: list[str], limit: 
 
 
 def unpacked(source: Path, folder: Path) -> Path:
-    """A model as it is, or the one that its skeleton makes, which is kept in ``folder`` for the next run."""
+    """Return a model file: the file itself, or the unpacked skeleton, which is kept in ``folder`` for later runs."""
     if source.suffix != ".xz":
         return source
     folder.mkdir(parents=True, exist_ok=True)
@@ -232,21 +232,21 @@ def unpacked(source: Path, folder: Path) -> Path:
 
 
 def judge(row: dict, expected: dict[str, float], tolerance: float) -> dict:
-    """Fail a row that kept more than the table says, and note one that kept less."""
+    """Fail a row that kept more than the table states, and note one that kept less."""
     if row["status"] != "ok":
         return row
     share = expected.get(row["model"])
     if share is None:
-        return {**row, "status": "failed", "reason": "the table of expected shares lacks it; add it with --update"}
+        return {**row, "status": "failed", "reason": "not in the table of expected shares: add it with --update"}
     if row["kept"] > share + tolerance:
-        return {**row, "status": "failed", "reason": f"keeps more than the {share:.2f}% that are expected"}
+        return {**row, "status": "failed", "reason": f"keeps more than the expected {share:.2f}%"}
     if row["kept"] < share - tolerance:
-        return {**row, "reason": f"keeps less than the {share:.2f}% that are expected: --update notes it"}
+        return {**row, "reason": f"keeps less than the expected {share:.2f}%: update the table with --update"}
     return row
 
 
 def write_shares(path: Path, rows: list[dict]) -> None:
-    """Put the shares of all rows that passed into the table, beside those that were not checked now."""
+    """Write the shares of all rows that passed into the table, and keep the others."""
     shares = json.loads(path.read_text()) if path.exists() else {}
     shares.update({row["model"]: row["kept"] for row in rows if row["status"] == "ok"})
     path.write_text(json.dumps(dict(sorted(shares.items())), indent=0) + "\n")
@@ -274,15 +274,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", required=True, help="the command-line tool")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="*.onnx and skeletons, *.onnx.xz")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="only the models whose name matches")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="check only models whose name matches")
     parser.add_argument("--ratios", default="0.25,0.5,0.75")
     parser.add_argument("--criterion", default="magnitude")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pruned models")
-    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="limit of one run of the tool")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models to check at the same time")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="time limit of one run of the tool")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of models to check in parallel")
     parser.add_argument("--expected", type=Path, metavar="FILE", help="share of parameters that each model keeps, JSON")
-    parser.add_argument("--tolerance", type=float, default=0.1, metavar="POINTS", help="per cent points (default 0.1)")
-    parser.add_argument("--update", action="store_true", help="write what was measured to the table of --expected")
+    parser.add_argument("--tolerance", type=float, default=0.1, metavar="POINTS", help="percentage points (default 0.1)")
+    parser.add_argument("--update", action="store_true", help="write the measured shares to the table of --expected")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all rows as JSON too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
@@ -294,7 +294,7 @@ def parse_arguments() -> argparse.Namespace:
     if options.update and not options.expected:
         parser.error("--update needs --expected")
     if options.expected and "," in options.ratios:
-        parser.error("--expected holds the shares of one ratio; give one with --ratios")
+        parser.error("--expected contains the shares of one ratio: pass one ratio with --ratios")
     return options
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Checks gradients in half precision where halves are really rounded.
+"""Check float16 gradients in an evaluator that really rounds to float16.
 
-ONNX Runtime computes float16 in float32 on the CPU. The reference evaluator of the onnx package does not, so it
-runs the gradient graph of a small network here, in float32 and in float16 with several loss scales. All graphs pass the
-onnx checker; gradients are compared with PyTorch's (MODEL.grads.npz), and a scale at which they overflow must be told.
+ONNX Runtime computes float16 in float32 on the CPU. The reference evaluator of the onnx package does not, so the script
+runs the gradient graph of a small network in it, in float32 and in float16 with several loss scales. All graphs must
+pass the ONNX checker. Gradients are compared with those of PyTorch (MODEL.grads.npz), and an overflow at a too large
+scale must be reported.
 
     check_precision.py --gradient-graph target/debug/examples/gradient_graph [MODEL.onnx]
 """
@@ -19,19 +20,19 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 FIXTURE = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "dit_tiny.onnx"
-# Ten bits of a float16 are 1e-3; the bias of a key has no gradient but rounding.
+# The ten fraction bits of float16 are 1e-3. The gradient of the bias of a key is only rounding error.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
 
 
 def gradient_graph(tool, model, sizes, options):
-    """The gradient graph, checked."""
+    """Return the gradient graph after the ONNX checker accepted it."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "gradients.onnx"
         arguments = [f"{name}={size}" for name, size in sizes.items()]
         subprocess.run([tool, model, path, *options, *arguments], check=True, stdout=subprocess.DEVNULL)
         graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
-    # The evaluator takes the depth of a OneHot as a scalar alone, where the standard allows a vector of one as well.
+    # The evaluator accepts the depth of a OneHot only as a scalar; the standard also allows a vector with one element.
     depths = {node.input[1] for node in graph.graph.node if node.op_type == "OneHot"}
     for tensor in graph.graph.initializer:
         if tensor.name in depths:
@@ -40,7 +41,7 @@ def gradient_graph(tool, model, sizes, options):
 
 
 def sizes_of(model, inputs):
-    """Sizes of symbolic dimensions by name."""
+    """Return the sizes of symbolic dimensions by name."""
     sizes = {}
     for value in onnx.load(model, load_external_data=False).graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, inputs[value.name].shape):
@@ -50,7 +51,7 @@ def sizes_of(model, inputs):
 
 
 def run(graph, inputs):
-    """All outputs by name."""
+    """Return all outputs by name."""
     names = [value.name for value in graph.graph.output]
     feeds = {value.name: inputs[value.name] for value in graph.graph.input}
     with numpy.errstate(over="ignore", invalid="ignore"):
@@ -58,7 +59,7 @@ def run(graph, inputs):
 
 
 def worst_error(found, expected):
-    """The largest difference in an array over its largest element, and the array."""
+    """Return the largest difference in an array relative to its largest element, and the array's name."""
     gradients = {name.split("/", 2)[2]: value for name, value in found.items() if name.startswith("__gradient/")}
     largest = max(abs(expected[name]).max() for name in gradients if name in expected)
     errors = [
@@ -72,7 +73,7 @@ def worst_error(found, expected):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=pathlib.Path, default=FIXTURE)
-    parser.add_argument("--gradient-graph", required=True, help="the built example of that name")
+    parser.add_argument("--gradient-graph", required=True, help="the built example `gradient_graph`")
     options = parser.parse_args()
     inputs = dict(numpy.load(options.model.with_suffix(".inputs.npz")))
     expected = dict(numpy.load(options.model.with_suffix(".grads.npz")))
@@ -96,7 +97,7 @@ def main():
     inputs["__loss_scale"] = numpy.float32(2.0**30)
     overflow = run(graph, inputs)["__overflow"]
     is_good &= bool(numpy.isnan(overflow))
-    print(f"  float16 at a loss scale of {2.0**30:g}: overflow told as {overflow}")
+    print(f"  float16 at a loss scale of {2.0**30:g}: overflow reported as {overflow}")
     return 0 if is_good else 1
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prune many models at one ratio by magnitude, refit them on samples that they draw, and verify what comes out.
+"""Prune many models by magnitude at one ratio, refit them on samples that they generate, and verify the results.
 
-For every model it prints how many layers were fitted, how
-many kept their weights, and why. A network that does not denoise can't be refitted: then the tool has to say so. The exit
-code is 0 when every model was refitted and verified, or was refused with a reason, else 1.
+For every model, prints how many layers were fitted, how many kept their weights, and why. A network that does not
+denoise can't be refitted, and the tool must report that. The exit code is 0 if every model was refitted and verified,
+or refused with a reason, otherwise 1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 import skeleton
 from check_models import CheckFailed, compare, first_line, unpacked
 
-# What the tool says of a network that is no denoiser, or of which it can't tell how it is one.
+# Words of the tool's message for a network that is not recognised as a denoising network.
 REFUSALS = ("denois", "sample", "timestep", "prediction", "clean", "nothing can be pruned", "no gradient")
 
 
 def refit(model: Path, pruned: Path, options: argparse.Namespace) -> dict:
-    """Run the tool on a model; what became of its layers."""
+    """Run the tool on a model. Return the results of its layers."""
     command = [options.tool, model, pruned, "--ratio", options.ratio, "--criterion", "magnitude", "--refit"]
     command += ["--refit-samples", str(options.samples), "--refit-timesteps", str(options.timesteps)]
     command += ["--draw-steps", "2", "--no-latency", "--format", "json"]
@@ -90,13 +90,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", default=root / "target/release/onnx-diffprune", help="the built tool")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="*.onnx and skeletons, *.onnx.xz")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="only the models whose name matches")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="check only models whose name matches")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the refitted models")
     parser.add_argument("--keep", action="store_true", help="keep the refitted models")
     parser.add_argument("--ratio", default="0.3")
     parser.add_argument("--samples", type=int, default=16, metavar="N")
     parser.add_argument("--timesteps", type=int, default=16, metavar="N")
-    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="limit of one run of the tool")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="time limit of one run of the tool")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all rows as JSON too")
     options = parser.parse_args()
     patterns = (f"{options.only}.onnx", f"{options.only}{skeleton.SUFFIX}")
@@ -114,7 +114,7 @@ def main() -> int:
     for source in options.sources:
         try:
             row = check(source, options)
-        except Exception as error:  # a model that can't be read is one failure, not the end
+        except Exception as error:  # an unreadable model is one failure and must not stop the others
             row = {"model": source.stem, "fitted": 0, "kept": 0, "reasons": {}}
             row |= {"status": "failed", "reason": first_line(error)}
         print_row(row)

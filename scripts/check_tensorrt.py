@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Build TensorRT-RTX engines from ONNX models, ahead of time and without a GPU.
 
-An engine is built for compute capability 8.9. The wheels live in the project's ``.venv-trt``, which ``--setup``
-makes; without them the script says so and exits with 3. Otherwise the exit code is 0 when every model was built,
-else 1.
+Engines are built for compute capability 8.9. ``--setup`` installs the wheels into the project's ``.venv-trt``; without
+them the script reports that and exits with 3. Otherwise the exit code is 0 if every model was built, else 1.
 
     check_tensorrt.py --setup
     check_tensorrt.py MODEL.onnx [...] [--min batch=1 --opt batch=2,height=32 --max batch=4] [--format json]
-    check_tensorrt.py --tool target/debug/onnx-diffprune    # engines by `deploy --engine`, of a U-Net and of a pipeline
+    check_tensorrt.py --tool target/debug/onnx-diffprune    # builds engines with `deploy --engine`, of a U-Net and of a pipeline
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ENVIRONMENT = Path(__file__).resolve().parent.parent / ".venv-trt"
 BINDINGS = "tensorrt_rtx_bindings"
 PACKAGES = (
     "tensorrt-rtx-cu13-bindings==1.7.1.116",
-    # This plugin carries the compiler and the parser as versioned shared libraries.
+    # This plugin contains the compiler and the parser as versioned shared libraries.
     "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0",
     "numpy",
 )
@@ -39,7 +38,7 @@ SKIPPED = 3
 
 
 class Unavailable(Exception):
-    """The wheels, or the libraries in them, are not to be had."""
+    """The wheels or their libraries are not available."""
 
 
 def environment_python() -> Path:
@@ -47,18 +46,18 @@ def environment_python() -> Path:
 
 
 def set_up() -> None:
-    """Make the environment and install the wheels into it."""
+    """Create the environment and install the wheels into it."""
     try:
         venv.create(ENVIRONMENT, with_pip=True, clear=False)
         install = [str(environment_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # Their declared dependencies are the GPU's runtime, which building ahead of time does not need.
+        # Their declared dependencies are the GPU runtime, which ahead-of-time builds do not need.
         subprocess.run([*install, "--no-deps", *PACKAGES], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"the TensorRT-RTX wheels could not be installed: {error}") from error
 
 
 def load_bindings():
-    """Load the shared libraries under the names that the bindings ask for, then the bindings."""
+    """Load the shared libraries under the names that the bindings expect, then the bindings."""
     packages = Path(sysconfig.get_paths()["purelib"])
     folder = packages / "onnxruntime_ep_nv_tensorrt_rtx"
     links = ENVIRONMENT / "tensorrt-libraries"
@@ -82,7 +81,7 @@ def load_bindings():
 
 
 def example_shapes(model: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of MODEL.inputs.npz, if it stands beside the model."""
+    """Return the shapes of MODEL.inputs.npz, if it is beside the model."""
     import numpy
 
     path = model.with_suffix(".inputs.npz")
@@ -93,7 +92,7 @@ def example_shapes(model: Path) -> dict[str, tuple[int, ...]]:
 
 
 def default_size(label: str, axis: int, example: int | None) -> tuple[int, int, int]:
-    """Smallest, usual and largest size of a symbolic axis, from its label and the example's size."""
+    """Return smallest, usual and largest size of a symbolic axis, from its label and the example's size."""
     if "batch" in label or (axis == 0 and not label):
         return 1, 2, 4
     if example is None:
@@ -102,7 +101,7 @@ def default_size(label: str, axis: int, example: int | None) -> tuple[int, int, 
 
 
 def profile_shapes(tensor, example: tuple[int, ...] | None, overrides: dict[str, dict[str, int]]):
-    """The three shapes of one input's optimization profile."""
+    """Return the three shapes of one input's optimization profile."""
     shapes = {"min": [], "opt": [], "max": []}
     for axis, size in enumerate(tensor.shape):
         label = tensor.get_dimension_name(axis) if size < 0 else ""
@@ -114,14 +113,14 @@ def profile_shapes(tensor, example: tuple[int, ...] | None, overrides: dict[str,
 
 
 def allow_attention_decomposition(trt, network) -> None:
-    """Let attention that no dedicated kernel supports be computed by elementary operations.
+    """Let attention without a dedicated kernel be computed by elementary operations.
 
-    The compiler has kernels for few head sizes only, and without this refuses a model outright.
+    The compiler has kernels for few head sizes only, and otherwise refuses the whole model.
     """
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
-            # The bindings hand out the base class, which hides the attention; its object is the same.
+            # The bindings return the base class, which hides the attention methods. The object is the same.
             layer.__class__ = trt.IAttentionInputLayer
             layer.attention.decomposable = True
 
@@ -152,7 +151,7 @@ def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
     builder = trt.Builder(Collector())
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, builder.logger)
-    # Parsing by path lets the parser find weights that are stored beside the model.
+    # Parsing by path lets the parser find external data.
     if not parser.parse_from_file(str(path)):
         messages.extend(parser.get_error(index).desc() for index in range(parser.num_errors))
         return result(False, stage="parse")
@@ -176,7 +175,7 @@ def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
 
 
 def deployed(tool: str) -> bool:
-    """Build engines by the tool's own command; whether each is there, under the name that it should have."""
+    """Build engines with the tool's own command. Return whether each exists under the expected name."""
     fixtures = Path(__file__).resolve().parent.parent / "fixtures"
     capabilities = "8.9,12.0"
     passed = True
@@ -214,7 +213,7 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 
 def check_isolated(path: Path, arguments: list[str]) -> dict:
-    """Check one model in a process of its own, because the compiler may abort the process."""
+    """Check one model in a separate process, because the compiler may abort the process."""
     command = [str(environment_python()), __file__, "--isolated", *arguments, str(path)]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
@@ -242,7 +241,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{kind}", default="", metavar="NAME=SIZE,...", help=f"{kind} sizes of symbolic axes")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all results as JSON too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("--tool", metavar="PATH", help="build engines by this onnx-diffprune's deploy --engine")
+    parser.add_argument("--tool", metavar="PATH", help="build engines with deploy --engine of this onnx-diffprune")
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Check the artifacts of ``onnx-diffprune artifacts`` in a training session of ONNX Runtime.
 
-For every network: the artifacts load; loss and gradients of a training step are those of the tool's gradient graph in
-an ordinary session; a second step adds to the gradients and a reset replaces them; the eval model gives the same loss;
-AdamW steps lower it; what was trained can be saved, loaded and exported. Where PyTorch's gradients stand beside a
-network (NAME.grads.npz), or ONNX Runtime's own gradient builder accepts it, gradients are compared with those too.
+For every network: the artifacts load; loss and gradients of a training step agree with those of the tool's gradient
+graph in an ordinary session; a second step adds to the gradients and a reset replaces them; the eval model returns the
+same loss; AdamW steps lower it; the trained weights can be saved, loaded and exported. If PyTorch's gradients are
+stored beside a network (NAME.grads.npz), or if ONNX Runtime's own gradient builder accepts it, gradients are compared
+with those too.
 
-The wheels live in the project's ``.venv-training``, which ``--setup`` makes; without them the script says so and exits
-with 3. Otherwise the exit code is 0 when every check passed, else 1.
+``--setup`` installs the wheels into the project's ``.venv-training``; without them the script reports that and exits
+with 3. Otherwise the exit code is 0 if every check passed, else 1.
 
     check_training.py --setup
     check_training.py --tool target/debug/onnx-diffprune --gradient-graph target/debug/examples/gradient_graph
@@ -28,7 +29,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = PROJECT / ".venv-training"
 PACKAGES = ("onnxruntime-training-cpu==1.19.2", "numpy==1.26.4", "onnx==1.16.2")
-# The versions of Python that the wheel is built for.
+# The Python versions for which the wheel is built.
 PYTHONS = ("3.12", "3.11", "3.10", "3.9")
 SKIPPED = 3
 TOLERANCE = 1e-3
@@ -37,7 +38,7 @@ STEPS = 20
 
 
 class Unavailable(Exception):
-    """The wheels are not to be had."""
+    """The wheels are not available."""
 
 
 def environment_python() -> Path:
@@ -45,7 +46,7 @@ def environment_python() -> Path:
 
 
 def set_up() -> None:
-    """Make the environment, with a Python that the wheel is built for, and install the wheels into it."""
+    """Create the environment, with a Python version that the wheel supports, and install the wheels into it."""
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
     found = [sys.executable] if own in PYTHONS else []
     found += [path for path in (shutil.which(f"python{version}") for version in PYTHONS) if path]
@@ -63,7 +64,7 @@ def set_up() -> None:
 
 
 def load_wheels():
-    """Import the training API without PyTorch, which the package asks for although this part does not use it."""
+    """Import the training API without PyTorch, which the package imports although this part does not use it."""
     import onnxruntime
 
     package = types.ModuleType("onnxruntime.training")
@@ -76,10 +77,10 @@ def load_wheels():
 
 
 def relative_errors(found: dict, expected: dict) -> dict[str, float]:
-    """For every array of both, the largest error relative to its largest element.
+    """Return, for every array of both, the largest error relative to its largest element.
 
-    Weights whose gradient is nothing but rounding (the bias of a key, or of what a norm centres) are compared with
-    1e-4 of the largest gradient of all.
+    Gradients that are only rounding error (of the bias of a key, or of a bias before a norm) are compared with 1e-4 of
+    the largest gradient of all.
     """
     import numpy as np
 
@@ -92,14 +93,14 @@ def relative_errors(found: dict, expected: dict) -> dict[str, float]:
 
 
 class Network:
-    """A network of the fixtures with inputs of one step."""
+    """A network of the fixtures with the inputs of one step."""
 
     def __init__(self, path: Path, sizes: dict[str, int], inputs: dict, target) -> None:
         self.path, self.sizes, self.inputs, self.target = path, sizes, inputs, target
 
 
 def ddpm() -> Network:
-    """Four training images of the reference, with its noise, at timesteps from little noise to much."""
+    """Return four training images of the reference, with its noise, at timesteps from low to high noise."""
     import numpy as np
 
     path = PROJECT / "fixtures" / "ddpm_fashion16.onnx"
@@ -112,7 +113,7 @@ def ddpm() -> Network:
 
 
 def dit() -> Network:
-    """The inputs and the target that PyTorch's gradients beside the network were taken of."""
+    """Return the inputs and the target of the PyTorch gradients beside the network."""
     import numpy as np
 
     path = PROJECT / "fixtures" / "dit_tiny.onnx"
@@ -124,7 +125,7 @@ def dit() -> Network:
 
 
 def gradient_graph(onnxruntime, network: Network, binary: Path, folder: Path) -> tuple[float, dict]:
-    """Loss and gradients of the tool's gradient graph; gradients by the uses of one weight are summed."""
+    """Return loss and gradients of the tool's gradient graph, summed over the uses of each weight."""
     import numpy as np
 
     out = folder / "gradients.onnx"
@@ -145,10 +146,10 @@ def gradient_graph(onnxruntime, network: Network, binary: Path, folder: Path) ->
 
 
 def own_gradients(api, network: Network, folder: Path) -> tuple[float, dict] | str:
-    """Loss and gradients by ONNX Runtime's own gradient builder, or why it gives none.
+    """Return loss and gradients of ONNX Runtime's own gradient builder, or the reason why it fails.
 
-    It knows no Einsum, and LayerNormalization only with its optional outputs; where an Einsum merely permutes axes, the
-    network is rewritten to an equal one that it may accept.
+    It does not support Einsum, and LayerNormalization only with its optional outputs. If an Einsum merely permutes
+    axes, the network is rewritten to an equivalent one that it may accept.
     """
     import onnx
     from onnxruntime.training import artifacts
@@ -173,16 +174,17 @@ def own_gradients(api, network: Network, folder: Path) -> tuple[float, dict] | s
         return str(error).strip().splitlines()[0].rsplit("false. ", 1)[-1]
     state = api.CheckpointState.load_checkpoint(folder / "checkpoint")
     module = api.Module(folder / "training_model.onnx", state)
-    # The loss's own tool names the target so.
+    # The loss block of the training API uses this name for the target.
     feeds = {**network.inputs, "target": network.target}
     loss = float(module(*[feeds[name] for name in module.input_names()]))
     return loss, {name: parameter.grad for name, parameter in state.parameters}
 
 
 def torch_gradients(network: Network) -> dict:
-    """PyTorch's gradients, where they stand beside the network.
+    """Return PyTorch's gradients, if they are stored beside the network.
 
-    Those of weights that an exporter shares among layers are left out: the file has only one of the layers.
+    Gradients of weights that an exporter shares among layers are left out, because the file contains those of one layer
+    only.
     """
     import numpy as np
     import onnx
@@ -197,7 +199,7 @@ def torch_gradients(network: Network) -> dict:
 
 
 def check(network: Network, tool: Path, binary: Path) -> dict:
-    """Run all checks on one network. Returns figures, and the failures under ``failed``."""
+    """Run all checks on one network. Return figures, and the failures under ``failed``."""
     import numpy as np
 
     onnxruntime, api = load_wheels()
@@ -228,16 +230,16 @@ def check(network: Network, tool: Path, binary: Path) -> dict:
         step = [feeds[name] for name in told["inputs"]]
 
         def gradients() -> dict:
-            # The arrays show the session's buffers, which the next step changes.
+            # The arrays are views of the session's buffers, which the next step changes.
             return {name: parameter.grad.copy() for name, parameter in state.parameters}
 
         loss = float(module(*step))
         found = gradients()
-        expect(sorted(found) == sorted(told["trained"]), "the trained weights are not those that the tool names")
+        expect(sorted(found) == sorted(told["trained"]), "the trained weights differ from those that the tool lists")
         ours_loss, ours = gradient_graph(onnxruntime, network, binary, folder)
         report["loss"], report["gradient graph's loss"] = loss, ours_loss
         expect(abs(loss - ours_loss) <= LOSS_TOLERANCE * abs(ours_loss), f"loss {loss} instead of {ours_loss}")
-        expect(found.keys() <= ours.keys(), "the gradient graph lacks trained weights")
+        expect(found.keys() <= ours.keys(), "trained weights are missing from the gradient graph")
         compare("gradient graph", found, ours)
         module(*step)
         compare("gradients of two steps", gradients(), {name: 2 * array for name, array in found.items()})
@@ -257,7 +259,7 @@ def check(network: Network, tool: Path, binary: Path) -> dict:
         if isinstance(builder, str):
             report["ONNX Runtime's own gradients"] = builder
         else:
-            expect(abs(builder[0] - loss) <= LOSS_TOLERANCE * abs(loss), f"own loss {builder[0]} instead of {loss}")
+            expect(abs(builder[0] - loss) <= LOSS_TOLERANCE * abs(loss), f"loss of the gradient builder {builder[0]} instead of {loss}")
             compare("ONNX Runtime's own gradients", found, builder[1])
         optimizer.set_learning_rate(1e-3)
         losses = []
@@ -268,7 +270,7 @@ def check(network: Network, tool: Path, binary: Path) -> dict:
         module.eval()
         last = float(module(*step))
         report[f"loss after {STEPS} AdamW steps"] = last
-        expect(last < 0.9 * losses[0], f"the loss goes from {losses[0]} to {last} in {STEPS} steps")
+        expect(last < 0.9 * losses[0], f"the loss changed from {losses[0]} to {last} in {STEPS} steps")
         api.CheckpointState.save_checkpoint(state, folder / "trained", include_optimizer_state=True)
         again = api.CheckpointState.load_checkpoint(folder / "trained")
         second = api.Module(made / "training_model.onnx", again, made / "eval_model.onnx")
@@ -288,7 +290,7 @@ def check(network: Network, tool: Path, binary: Path) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setup", action="store_true", help="make .venv-training and do nothing else")
+    parser.add_argument("--setup", action="store_true", help="create .venv-training and do nothing else")
     parser.add_argument("--tool", type=Path, help="the onnx-diffprune executable")
     parser.add_argument("--gradient-graph", type=Path, help="the executable of examples/gradient_graph.rs")
     parser.add_argument("--format", choices=("text", "json"), default="text")

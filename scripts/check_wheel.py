@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Build the wheel, install it into a fresh environment, and run there all that a user of the Python package does.
+"""Build the wheel, install it into a fresh environment, and test the Python package in it as a user would.
 
-Two commands from `pip install` to a drawn picture of a pruned pipeline; the tests of tests/python, which compare the
-package with the command, NumPy and ONNX Runtime; mypy and pyright on the package, on its stubs and on an example; the pages
-of its documentation. Everything lies in target/wheel. Exit code 3 where the packages can't be had.
+The checks are: two commands from `pip install` to an image of a pruned pipeline; the tests of tests/python, which
+compare the package with the command, NumPy and ONNX Runtime; mypy and pyright on the package, on its stubs and on an
+example; the build of its documentation. All files are in target/wheel. The exit code is 3 if the packages can't be
+installed.
 
-By default the wheel is built with the dev profile, for this machine alone. With --manylinux it is built with the release
-profile by ziglang for manylinux2014 (glibc 2.17), and its tag is checked by auditwheel.
+By default the wheel is built with the dev profile, for this machine only. With --manylinux it is built with the release
+profile and ziglang for manylinux2014 (glibc 2.17), and auditwheel checks its tag.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ UNAVAILABLE = 3
 
 
 def stage(name: str) -> None:
-    """Tell what comes, and what the stages before have cost."""
+    """Print the next stage, and the CPU time of the previous ones."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"--- {name} ({used.ru_utime + used.ru_stime:.0f} s of CPU time so far)", flush=True)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
-    """Run a command; a failure ends the check."""
+    """Run a command. A failure ends the check."""
     told = [str(word) for word in command]
-    # No other ONNX Runtime than that of the fresh environment is to be found by its name.
+    # Only the ONNX Runtime of the fresh environment may be found by its name.
     kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DYLIB_PATH", "VIRTUAL_ENV")}
     done = subprocess.run(told, cwd=cwd, env=kept | environment, check=False)
     if done.returncode:
@@ -45,7 +46,7 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
 
 
 def environment(name: str, packages: list[str]) -> Path:
-    """The folder of the programs of a fresh environment with these packages."""
+    """Create a fresh environment with these packages. Return the folder of its programs."""
     folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True, symlinks=os.name != "nt")
@@ -55,34 +56,34 @@ def environment(name: str, packages: list[str]) -> Path:
 
 
 def install(programs: Path, *packages: str) -> None:
-    """Install packages; where they can't be had the check is skipped."""
+    """Install packages. If they can't be downloaded, the check is skipped."""
     command = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
     if subprocess.run(command, check=False).returncode:
-        print(f"check_wheel.py: {', '.join(packages)} can't be had here", file=sys.stderr)
+        print(f"check_wheel.py: {', '.join(packages)} could not be installed", file=sys.stderr)
         sys.exit(UNAVAILABLE)
 
 
 def build(tools: Path, is_portable: bool) -> Path:
-    """The wheel."""
+    """Build the wheel and return its path."""
     out = FOLDER / "dist"
     shutil.rmtree(out, ignore_errors=True)
     if is_portable:
         kind = ["--release", "--zig", "--compatibility", "manylinux2014"]
     else:
         kind = ["--profile", "dev", "--compatibility", "linux"]
-    # maturin looks for ziglang in the Python on the PATH.
+    # maturin searches for ziglang in the Python on the PATH.
     path = os.pathsep.join([str(tools), os.environ["PATH"]])
     run(tools / "maturin", "build", *kind, "--out", out, PATH=path)
     (wheel,) = out.glob("*.whl")
     if is_portable:
         run(tools / "auditwheel", "show", wheel)
         if "manylinux_2_17" not in wheel.name:
-            sys.exit(f"check_wheel.py: {wheel.name} is for newer systems than manylinux2014")
+            sys.exit(f"check_wheel.py: {wheel.name} requires a newer system than manylinux2014")
     return wheel
 
 
 def session(programs: Path) -> None:
-    """The session of the README: from the installed wheel to a picture by two commands."""
+    """Run the session of the README: from the installed wheel to an image with two commands."""
     folder = FOLDER / "session"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -90,24 +91,24 @@ def session(programs: Path) -> None:
     install_section = (ROOT / "README.md").read_text().split("## Installation")[1].split("```")[1]
     commands = [line.split() for line in install_section.splitlines() if line.startswith("onnx-diffprune")]
     if len(commands) != 2:
-        sys.exit("check_wheel.py: the README's installation has not two commands of the tool")
+        sys.exit("check_wheel.py: expected two commands of the tool in the README's section Installation")
     for program, *words in commands:
         run(programs / program, *words, cwd=folder)
     picture = (folder / "slim.png").read_bytes()
     if not picture.startswith(b"\x89PNG") or len(picture) < 1000:
-        sys.exit("check_wheel.py: slim.png is no picture")
+        sys.exit("check_wheel.py: slim.png is not a PNG image")
 
 
 def without_runtime(wheel: Path) -> None:
-    """Without ONNX Runtime the command says which package brings it, and does what needs none."""
+    """Without ONNX Runtime, the command names the package to install, and runs what needs no runtime."""
     programs = environment("bare", [str(wheel)])
     command = [str(programs / "onnx-diffprune"), str(ROOT / "fixtures/dit_tiny.onnx"), "out.onnx", "--ratio", "0.5"]
     with tempfile.TemporaryDirectory() as folder:
-        # Nothing of the machine is to be found but what lies in the system's own folders.
+        # On this machine, only files in the system's folders may be found.
         bare = {"HOME": folder, "PATH": str(programs)}
         done = subprocess.run(command, cwd=folder, env=bare, check=False, capture_output=True, text=True)
         if done.returncode == 0:
-            print("left out: the system has an ONNX Runtime of its own")
+            print("skipped: the system has an ONNX Runtime")
             return
         if done.returncode != 2 or 'pip install "onnx-diffprune[cpu]"' not in done.stderr:
             sys.exit(f"check_wheel.py: no ONNX Runtime, exit code {done.returncode}: {done.stderr}")
@@ -116,7 +117,7 @@ def without_runtime(wheel: Path) -> None:
 
 
 def types(programs: Path) -> None:
-    """The package, its stubs and an example as mypy and pyright read them."""
+    """Check the package, its stubs and an example with mypy and pyright."""
     tests, python = ROOT / "tests/python", programs / "python"
     cache = FOLDER / "mypy"
     run(python, "-m", "mypy", "--strict", "--cache-dir", cache, "-p", "onnx_diffprune", cwd=FOLDER)
@@ -124,7 +125,7 @@ def types(programs: Path) -> None:
     run(python, "-m", "mypy.stubtest", "onnx_diffprune._native", cwd=FOLDER)
     pyright = [programs / "pyright", "--pythonpath", python]
     if subprocess.run([programs / "pyright", "--version"], check=False, capture_output=True).returncode:
-        print("pyright was left out: the program behind its wheel can't be had here")
+        print("pyright was skipped: its program could not be downloaded")
         return
     (package,) = programs.parent.glob("[Ll]ib/python*/site-packages/onnx_diffprune")
     run(*pyright, package, cwd=FOLDER)
@@ -132,9 +133,9 @@ def types(programs: Path) -> None:
 
 
 def main() -> None:
-    """Do all of it."""
+    """Run all checks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--manylinux", action="store_true", help="build the wheel that is published")
+    parser.add_argument("--manylinux", action="store_true", help="build the wheel for publication")
     parser.add_argument("--wheel", type=Path, help="check this wheel instead of building one")
     arguments = parser.parse_args()
     began = time.monotonic()

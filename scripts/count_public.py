@@ -1,7 +1,7 @@
-"""Counts what the library makes public, as rustdoc sees it: `python3 scripts/count_public.py [FOLDER]`.
+"""Counts the public items of the library, as rustdoc lists them: `python3 scripts/count_public.py [FOLDER]`.
 
-FOLDER is a checkout of the crate (default: this one). Rustdoc's JSON needs RUSTC_BOOTSTRAP=1 on a stable compiler. What
-is hidden from the documentation does not count. A re-exported item counts once, wherever it is reached first.
+FOLDER is a checkout of the crate (default: this one). Rustdoc's JSON output needs RUSTC_BOOTSTRAP=1 on a stable
+compiler. Items hidden from the documentation do not count. A re-exported item counts once, where it is reached first.
 """
 
 import json
@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 
-# Declarations, as the issue tracker counts them; what belongs to them is counted beside.
+# Declarations, as the issue tracker counts them. Their fields and methods are counted separately.
 DECLARED = ["struct", "enum", "union", "trait", "function", "constant", "static", "type_alias", "macro"]
 
 
@@ -59,7 +59,7 @@ def count(document):
                 counts["method"] += sum(member is not None and "function" in member["inner"] for member in members)
 
     visit(document["root"])
-    # The crate itself is a module too.
+    # The crate root is a module too.
     counts["module"] -= 1
     return counts
 

@@ -1,18 +1,19 @@
-"""How much the samples that are drawn from the network change its importance: the tables of docs/diffusion.md.
+"""Measures how much generated samples change the importance of a network: the tables of docs/diffusion.md.
 
     python scripts/drawing_table.py TOOL MODEL.onnx [--reference ddim:50] [--candidates dpm++2m:20,dpm++2m:10,dpm++2m:5]
         [--seeds 0,1,2] [--ratio 0.3] [--heldout SAMPLES --scheduler-config FILE.json] [-- OPTIONS OF THE TOOL]
 
-Scores the network on samples that it drew itself, once for every way of drawing and every seed, and compares the scores
-by channel group: Spearman's rank correlation, and the share of the removed channels that both remove. The mean is over
-all groups of which channels go, weighted by their channels, and over the pairs of seeds. Three kinds of rows:
+Scores the network on samples that it generated, once for every sampler and every seed, and compares the scores by
+channel group: Spearman's rank correlation, and the share of the removed channels that both remove. The mean is over all
+groups from which channels are removed, weighted by their number of channels, and over the pairs of seeds. There are
+three kinds of rows:
 
-- the reference with one seed against the reference with another: what another seed changes;
-- the reference against a candidate with the same seed: what the candidate alone changes;
+- the reference with one seed against the reference with another: the effect of another seed;
+- the reference against a candidate with the same seed: the effect of the candidate alone;
 - a candidate with one seed against the reference with another: both at once.
 
-`seconds` is the mean time of drawing, `loss` the mean denoising loss of the cut networks on held-out samples (`loss` of the
-tool), over the seeds. Prints Markdown. Needs numpy.
+`seconds` is the mean time of sampling, `loss` the mean denoising loss of the cut networks on held-out samples (the
+tool's command `loss`), over the seeds. Prints Markdown. Needs numpy.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def run(command: list[str]) -> dict:
 
 
 def score(options: argparse.Namespace, rest: list[str], drawing: str, seed: str, folder: str) -> tuple[list[dict], float, float]:
-    """The channel groups of a run's plan, the seconds that drawing took, and the loss of the cut network."""
+    """Returns the channel groups of a run's plan, the seconds of sampling, and the loss of the cut network."""
     sampler, steps = drawing.split(":")
     pruned = pathlib.Path(folder) / "pruned.onnx"
     command = [options.tool, options.model, str(pruned), "--ratio", options.ratio, "--seed", seed, "--no-verify", "--no-refit"]
@@ -45,18 +46,18 @@ def score(options: argparse.Namespace, rest: list[str], drawing: str, seed: str,
     seconds, loss = result["gradients"]["drawing_seconds"], float("nan")
     if options.heldout:
         loss = run([options.tool, "loss", str(pruned), "--data", options.heldout, "--format", "json", *process])["mean"]
-    print(f"{drawing}, seed {seed}: drawn in {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr, flush=True)
+    print(f"{drawing}, seed {seed}: sampled in {seconds:.1f} s, loss {loss:.4f}", file=sys.stderr, flush=True)
     return [group for group in plan["groups"] if group["scores"]], seconds, loss
 
 
 def ranks(scores: list[float]) -> numpy.ndarray:
-    """Ranks from 0; equal scores share the mean of theirs."""
+    """Returns ranks from 0. Equal scores share their mean rank."""
     _, inverse, counts = numpy.unique(scores, return_inverse=True, return_counts=True)
     return (numpy.cumsum(counts) - (counts + 1) / 2)[inverse]
 
 
 def agreement(left: list[dict], right: list[dict]) -> tuple[float, float]:
-    """Rank correlation, and the share of the removed channels that are removed in both."""
+    """Returns the rank correlation, and the share of the removed channels that both remove."""
     correlations, weights, common, removed = [], [], 0, 0
     for a, b in zip(left, right, strict=True):
         assert a["name"] == b["name"]
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--candidates", default="dpm++2m:20,dpm++2m:10,dpm++2m:5")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--ratio", default="0.3")
-    parser.add_argument("--heldout", help="samples for the loss of what is left")
+    parser.add_argument("--heldout", help="held-out samples for the loss of the cut networks")
     parser.add_argument("--scheduler-config")
     own, rest = sys.argv[1:], []
     if "--" in own:

@@ -1,9 +1,10 @@
-"""Writes src/ops/element_types.txt: which inputs and outputs of every operator may be float16 or bfloat16.
+"""Writes src/ops/element_types.txt: the inputs and outputs of every operator that may be float16 or bfloat16.
 
-The facts are those of the operators' schemas: the standard's from the onnx package, ONNX Runtime's own from the library.
-A line is an operator's form from one version on: domain, name, version, its inputs, a bar, its outputs. An input or output
-is "-" where it takes no float32, else a letter for its type variable (one letter, one type) and what it may be instead of
-float32: "h" float16, "b" bfloat16. A star marks the last one of a variadic list, a plus one whose types are independent.
+The types are those of the operators' schemas: of the standard operators from the onnx package, of ONNX Runtime's
+operators from its library. Each line describes an operator from one version on: domain, name, version, its inputs, a
+bar, its outputs. An input or output is "-" if it does not accept float32, else a letter for its type variable (one
+letter, one type) and the alternatives to float32: "h" for float16, "b" for bfloat16. A star marks the last one of a
+variadic list, a plus one whose types are independent.
 
     python scripts/element_types.py [--check]
 """
@@ -19,7 +20,7 @@ PATH = pathlib.Path(__file__).resolve().parent.parent / "src/ops/element_types.t
 
 
 def tokens(formals, allowed, is_variadic, is_homogeneous):
-    """The formals as text."""
+    """Formats inputs or outputs as text."""
     letters, result = {}, []
     for formal in formals:
         kind = formal.typeStr
@@ -39,7 +40,7 @@ def tokens(formals, allowed, is_variadic, is_homogeneous):
 
 
 class Formal:
-    """An input or output of a schema of the onnx package, by the attributes of one of ONNX Runtime."""
+    """An input or output of a schema of the onnx package, with the attribute names of ONNX Runtime's schemas."""
 
     def __init__(self, formal):
         self.typeStr, self.option, self.isHomogeneous = formal.type_str, formal.option, formal.is_homogeneous
@@ -72,7 +73,7 @@ def lines():
         found.append(line(schema.domain, schema.name, schema.since_version, schema.inputs, schema.outputs, constraints))
     result, before = [], {}
     for domain, name, version, inputs, outputs in sorted(entry for entry in found if entry):
-        # A version that changes nothing here needs no line.
+        # A version without changes here needs no line.
         if before.get((domain, name)) != (inputs, outputs):
             result.append(f"{domain} {name} {version} {inputs} | {outputs}".rstrip().replace("  ", " "))
         before[domain, name] = (inputs, outputs)
@@ -81,13 +82,13 @@ def lines():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail if the file is another")
+    parser.add_argument("--check", action="store_true", help="fail if the file is not up to date")
     args = parser.parse_args()
     text = "\n".join(lines()) + "\n"
     if not args.check:
         PATH.write_text(text)
     elif PATH.read_text() != text:
-        sys.exit(f"{PATH} is not what onnx {onnx.__version__} and ONNX Runtime say: run scripts/element_types.py")
+        sys.exit(f"{PATH} differs from the schemas of onnx {onnx.__version__} and ONNX Runtime: run scripts/element_types.py")
 
 
 if __name__ == "__main__":

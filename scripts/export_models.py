@@ -38,7 +38,7 @@ def dynamic_dimensions(example, export: Export) -> list[dict[int, str]]:
 
 @contextlib.contextmanager
 def quiet_standard_output():
-    """Silence what the exporters print (a failing TorchScript export prints its whole graph)."""
+    """Suppress the output of the exporters (a failing TorchScript export prints its whole graph)."""
     sys.stdout.flush()
     saved = os.dup(1)
     with open(os.devnull, "w") as sink:
@@ -52,7 +52,7 @@ def quiet_standard_output():
 
 
 def elementwise_rms_norm(x, normalized_shape, weight=None, eps=None):
-    """RMS norm in elementary operations, which the TorchScript exporter lacks a symbol for."""
+    """Compute RMS norm in elementary operations, because the TorchScript exporter has no symbol for it."""
     axes = tuple(range(-len(normalized_shape), 0))
     scaled = x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
     return scaled if weight is None else scaled * weight
@@ -60,7 +60,7 @@ def elementwise_rms_norm(x, normalized_shape, weight=None, eps=None):
 
 def export_torchscript(module, example, axes, opset: int, path: Path) -> None:
     named_axes = {name: marks for name, marks in zip(example.inputs, axes) if marks}
-    # The outputs are marked too: otherwise the exporter records the example's sizes as if they were fixed.
+    # The outputs need dynamic axes too: otherwise the exporter records the example's sizes as fixed.
     output_batch = {name: {0: "batch"} for name in example.outputs} if named_axes else {}
     with mock.patch.object(torch.nn.functional, "rms_norm", elementwise_rms_norm):
         torch.onnx.export(
@@ -103,7 +103,7 @@ def export_dynamo(module, example, axes, opset: int, path: Path) -> None:
 
 
 def compare_with_torch(module, example, path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse an export that ONNX Runtime does not load or that computes something else than PyTorch."""
+    """Refuse an export that ONNX Runtime does not load or whose outputs differ from PyTorch's."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     model = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -121,7 +121,7 @@ def compare_with_torch(module, example, path: Path, arrays: dict[str, np.ndarray
 
 
 def export_one(architecture: Architecture, export: Export, out: Path) -> dict:
-    """Build, export and check one model; returns its line of the summary."""
+    """Build, export and check one model. Return its row of the summary."""
     torch.manual_seed(SEED)
     example = architecture.build()
     example.network.eval()
@@ -157,7 +157,7 @@ def selected(pattern: str | None, exporter: str):
 
 
 def record_summary(path: Path, done: list[dict], failed: dict[str, str]) -> None:
-    """Add this run to the folder's summary, which earlier runs with other selections began."""
+    """Add this run to the folder's summary, which may have rows of earlier runs with other selections."""
     rows = {}
     if path.exists():
         earlier = json.loads(path.read_text())
@@ -172,7 +172,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="REGEX", help="export only the models whose name matches")
     parser.add_argument("--exporter", choices=(TORCHSCRIPT, DYNAMO, "both"), default="both")
     parser.add_argument("--list", action="store_true", help="list the selected models and stop")
-    parser.add_argument("--skip-existing", action="store_true", help="leave models that are already in the folder")
+    parser.add_argument("--skip-existing", action="store_true", help="skip models that are already in the folder")
     parser.add_argument("--traceback", action="store_true", help="print the whole traceback of a failing export")
     return parser.parse_args(arguments)
 
@@ -180,7 +180,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse_arguments()
     for family, reason in UNAVAILABLE.items():
-        print(f"family {family} left out: {reason}", file=sys.stderr)
+        print(f"family {family} skipped: {reason}", file=sys.stderr)
     chosen = list(selected(options.only, options.exporter))
     if options.list:
         for architecture, export in chosen:
@@ -189,7 +189,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    # The fused kernel of nn.MultiheadAttention has no counterpart in ONNX.
+    # The fused kernel of nn.MultiheadAttention has no ONNX equivalent.
     torch.backends.mha.set_fastpath_enabled(False)
     done, failed = [], {}
     for architecture, export in chosen:

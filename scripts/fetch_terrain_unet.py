@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fetch a trained U-Net that others made: 10.5 million parameters, 128x128, exported with torch.export at opset 18.
+"""Download a published trained U-Net: 10.5 million parameters, 128x128, exported with torch.export at opset 18.
 
-The wheel adaptive-terrain-diffusion 0.4.2 (MIT) on PyPI carries it. pip downloads the wheel; nothing is installed. The
-model is written to OUT/terrain_unet.onnx if its SHA-256 is the one below, else the exit code is 1.
+It is part of the wheel adaptive-terrain-diffusion 0.4.2 (MIT) on PyPI. pip downloads the wheel; nothing is installed.
+The model is written to OUT/terrain_unet.onnx if its SHA-256 is the one below, otherwise the exit code is 1.
 
     fetch_terrain_unet.py --out DIR
 """

@@ -1,12 +1,12 @@
-"""How much training brings back after a cut and its refit: the table of docs/finetune.md.
+"""Measures how much of the loss fine-tuning recovers after a cut and its refit: the table of docs/finetune.md.
 
     python scripts/finetune_table.py TOOL [--ratios 0.3,0.5] [--steps 200,1000] [--seed 0] [--finetune=ARGS]
 
-Cuts fixtures/ddpm_fashion16.onnx by Diff-Pruning on its training images, fits it, trains it by the default recipe with the
-original as teacher, and measures the mean denoising loss on images that nothing was trained on or fitted to: 256 images, 25
-timesteps, seed 0 (`onnx-diffprune loss`). Nothing is held out of the training images and no evaluation made, so that the
-last weights count. Every run has one CPU core to itself. Prints Markdown: loss above the unpruned network's, CPU seconds of
-the whole training run.
+Cuts fixtures/ddpm_fashion16.onnx by Diff-Pruning on its training images, refits it, fine-tunes it by the default recipe
+with the original as teacher, and measures the mean denoising loss on held-out images: 256 images, 25 timesteps, seed 0
+(`onnx-diffprune loss`). No training images are held out and no evaluations run, so that the last weights are used.
+Every run has one CPU core to itself. Prints Markdown: the increase of the loss above that of the unpruned network, and
+the CPU seconds of the whole training run.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--ratios", default="0.3,0.5")
     parser.add_argument("--steps", default="200,1000")
     parser.add_argument("--seed", default="0")
-    parser.add_argument("--finetune", default="", help="options of the training")
+    parser.add_argument("--finetune", default="", help="further options of `finetune`")
     options = parser.parse_args()
     data = ["--data", str(FASHION / "train_images.npy"), *PROCESS, "--seed", options.seed]
 

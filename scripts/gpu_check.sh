@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the tool on a GPU and writes what it finds as Markdown: gradients on the device against the CPU, the time
-# of a timestep, PyTorch for comparison, steps of fine-tuning on the device against the CPU and PyTorch, pruned against
-# original latency, TensorRT. Needs no network.
+# Checks the tool on a GPU and writes the results as Markdown: gradients on the device against the CPU, the time of a
+# timestep, PyTorch for comparison, steps of fine-tuning on the device against the CPU and PyTorch, the latency of pruned
+# and original networks, TensorRT. Needs no network connection.
 #
 #   scripts/gpu_check.sh OUT_FOLDER
 #
@@ -10,15 +10,15 @@
 # Settings, as environment variables:
 #   TOOL         the tool                              [target/release/onnx-diffprune]
 #   EXAMPLES     the folder of the built examples      [examples/ beside the tool]
-#   ONNXRUNTIME  the library or its folder             [what the tool finds]
+#   ONNXRUNTIME  the library or its folder             [as the tool finds it]
 #   FIXTURES     the models                            [fixtures/ of this repository]
 #   PYTHON       Python, for the comparison            [python3]
-#   DEVICE       the device that is checked            [cuda]
-#   TIMESTEPS    timesteps that are measured           [20]
-#   BATCH        samples of a timestep and of a step    [32]
+#   DEVICE       the device to check            [cuda]
+#   TIMESTEPS    number of measured timesteps           [20]
+#   BATCH        samples per timestep and per step      [32]
 #   STEPS        steps of fine-tuning                  [20]
 # OUT_FOLDER/gpu-check.md has PASS, FAIL or SKIPPED for every section, and no paths of this machine. Exit code 1 if a
-# section failed, 2 for wrong use.
+# section failed, 2 for invalid usage.
 set -uo pipefail
 
 if [ $# -ne 1 ] || [ "${1:0:1}" = - ]; then
@@ -42,7 +42,7 @@ loss_tolerance=2e-3
 
 for file in "$tool" "$examples/gradients" "$examples/latency" "$examples/training_step"; do
     if [ ! -x "$file" ]; then
-        echo "error: $file is not there; build with: cargo build --release --bins --examples" >&2
+        echo "error: $file does not exist: build it with cargo build --release --bins --examples" >&2
         exit 2
     fi
 done
@@ -52,7 +52,7 @@ work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 failed=0
 
-# say TEXT: a line for people and for the report.
+# say TEXT: prints a line and appends it to the report.
 say() { printf '%s\n' "$1" | tee -a "$report"; }
 # verdict PASS|FAIL|SKIPPED [REASON]
 verdict() {
@@ -60,9 +60,9 @@ verdict() {
     say ""
     say "**$1**${2:+: $2}"
 }
-# value NAME FILE: what stands after the name in a file of names and values.
+# value NAME FILE: prints the value of a name in a file of names and values.
 value() { awk -v name="$1" '$1 == name { sub(/^[^ ]+ /, ""); print; exit }' "$2"; }
-# reason LOG: the last error of a log on one line, without folders of this machine.
+# reason LOG: prints the last error of a log on one line, without folders of this machine.
 reason() {
     { grep -a '^error' "$1" || tail -n 1 "$1"; } | tail -n 1 | tr '\n' ' ' |
         sed -E "s#(^|[ (\"'])/[^ ,:;)\"']*/#\\1#g; s/hostname=[^ ;]*/hostname=-/g; s/ +\$//"
@@ -71,7 +71,7 @@ reason() {
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b; else print "-" }'; }
 gradients() { "$examples/gradients" run "$@" ${library[@]+"${library[@]}"}; }
 latency() { "$examples/latency" "$@" ${library[@]+"${library[@]}"}; }
-# usable DEVICE: whether the tool can use it; what it lacks is left in $work/lacks.
+# usable DEVICE: succeeds if the tool can use it; otherwise writes the reason to $work/lacks.
 usable() {
     "$tool" runtime ${library[@]+"${library[@]}"} >"$work/runtime" 2>"$work/runtime.log" || cp "$work/runtime.log" "$work/runtime"
     if grep -q "^  ${1%%:*}: usable" "$work/runtime"; then return 0; fi
@@ -105,16 +105,16 @@ say ""
 say "## Gradients: $device against cpu"
 say ""
 say "\`gradients run MODEL --timesteps 3 --batch 4 --micro-batch 2\` on both devices. Error: the largest difference in an"
-say "array over its largest element, worst of all arrays; it must be below $tolerance (half precision files are"
-say "differentiated in float32). \`float16\`: products in half precision on the device alone (\`--half\`), below $half_tolerance."
-say "Sums stay on the device."
+say "array relative to its largest element, worst of all arrays; it must be below $tolerance (float16 networks are"
+say "differentiated in float32). \`float16\`: products in float16 on the device only (\`--half\`), below $half_tolerance."
+say "Sums are kept on the device."
 if [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"
 elif [ ${#models[@]} = 0 ]; then
-    verdict SKIPPED "there are no models in the folder of fixtures"
+    verdict SKIPPED "no models in the fixtures folder"
 else
     say ""
-    say "| model | sums | arrays | worst error | where it ran | result |"
+    say "| model | sums | arrays | worst error | placement | result |"
     say "|---|---|---|---|---|---|"
     good=1
     for model in "${models[@]}"; do
@@ -146,11 +146,11 @@ say ""
 say "## Time of a timestep"
 say ""
 say "Loss and gradients of \`ddpm_fashion16.onnx\`, $batch samples in one run, median of $timesteps timesteps without the"
-say "first two, all of the step: inputs, run, sum."
+say "first two. The time includes inputs, run and sum."
 trained=$fixtures/ddpm_fashion16.onnx
 on_cpu= on_device=
 if [ ! -f "$trained" ]; then
-    verdict SKIPPED "ddpm_fashion16.onnx is not there"
+    verdict SKIPPED "ddpm_fashion16.onnx is missing"
 else
     steps=(--timesteps $((timesteps + 2)) --batch "$batch" --micro-batch "$batch")
     say ""
@@ -186,7 +186,7 @@ say "## PyTorch"
 say ""
 say "\`scripts/gpu_check_torch.py\`: the same architecture, batch and loss, forward and backward, float32 without TF32."
 if ! command -v "$python" >/dev/null 2>&1; then
-    verdict SKIPPED "there is no Python"
+    verdict SKIPPED "Python was not found"
 elif [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"
 else
@@ -207,7 +207,7 @@ else
     fi
 fi
 
-# peak: the largest memory of the GPU that nvidia-smi shows until the file named is gone, in MiB.
+# peak FILE: prints the largest GPU memory in MiB that nvidia-smi reports until the file is removed.
 peak() {
     local most=0 now
     while [ -e "$1" ]; do
@@ -217,8 +217,8 @@ peak() {
     done
     echo "$most"
 }
-# training KIND [OPTION...]: steps from the start that all kinds share; losses and times go to $work/KIND.txt, the peak of the
-# GPU's memory to $work/KIND.peak.
+# training KIND [OPTION...]: runs steps from the same start for all kinds; writes losses and times to $work/KIND.txt, and the
+# peak GPU memory to $work/KIND.peak.
 training() {
     local kind=$1 code
     shift
@@ -231,7 +231,7 @@ training() {
     wait $!
     return $code
 }
-# differing A B: the largest relative difference between the losses of two files.
+# differing A B: prints the largest relative difference between the losses of two files.
 differing() {
     awk '$1 ~ /^loss_/ { if (FNR == NR) a[$1] = $2; else if ($1 in a) { d = ($2 - a[$1]) / a[$1]; if (d < 0) d = -d
         n++; if (!(d <= worst)) worst = d } } END { if (n == 0) print "nan"; else printf "%.2e\n", worst }' "$1" "$2"
@@ -241,17 +241,17 @@ within() { awk -v found="$1" -v most="$2" 'BEGIN { exit !(found == found + 0 && 
 say ""
 say "## Fine-tuning: $device against cpu"
 say ""
-say "\`training_step ddpm_fashion16.onnx --losses $steps_of_training\`: $steps_of_training steps (the teacher's output, forward, backward, clipping, AdamW,"
-say "average) of $batch samples, from the same weights, samples and noise. Difference: the largest of the losses, relative;"
-say "it must be below $loss_tolerance. \`graph\`: the update by graphs of standard operators,"
-say "\`kernel\`: by the kernel for the CPU. PyTorch: \`scripts/bench_finetune.py --serve\`, float32, the same architecture."
+say "\`training_step ddpm_fashion16.onnx --losses $steps_of_training\`: $steps_of_training steps (teacher output, forward, backward, clipping, AdamW,"
+say "average) of $batch samples, from the same weights, samples and noise. Difference: the largest relative difference of a"
+say "loss; it must be below $loss_tolerance. \`graph\`: weight update by graphs of standard operators,"
+say "\`kernel\`: by the CPU kernel. PyTorch: \`scripts/bench_finetune.py --serve\`, float32, the same architecture."
 if [ ! -f "$trained" ]; then
-    verdict SKIPPED "ddpm_fashion16.onnx is not there"
+    verdict SKIPPED "ddpm_fashion16.onnx is missing"
 elif ! training kernel --update kernel; then
     verdict FAIL "cpu: $(reason "$work/kernel.txt")"
 else
     say ""
-    say "| steps on | update | median ms | steps/s | peak of GPU memory | largest difference | where it ran | result |"
+    say "| steps on | update | median ms | steps/s | peak of GPU memory | largest difference | placement | result |"
     say "|---|---|---|---|---|---|---|---|"
     # row DEVICE KIND DIFFERENCE RESULT
     row() {
@@ -270,7 +270,7 @@ else
         else
             found=$(differing "$work/kernel.txt" "$work/graph.txt")
             result=PASS
-            within "$found" $loss_tolerance || { result="FAIL: beyond $loss_tolerance"; good=0; }
+            within "$found" $loss_tolerance || { result="FAIL: above $loss_tolerance"; good=0; }
             row "$where" graph "$found" "$result"
         fi
     done
@@ -301,10 +301,10 @@ else
     fi
 fi
 
-# latencies DEVICE: a table of pruned against original models.
+# latencies DEVICE: prints a table of the latencies of original and pruned models.
 latencies() {
     say ""
-    say "| model | ratio | original ms | pruned ms | speedup | where it ran | result |"
+    say "| model | ratio | original ms | pruned ms | speedup | placement | result |"
     say "|---|---|---|---|---|---|---|"
     local good=1 model name share
     for model in "${models[@]}"; do
@@ -328,12 +328,12 @@ latencies() {
 say ""
 say "## Latency of pruned models: $device"
 say ""
-say "Original and pruned (\`--criterion magnitude\`) in turn, batch $batch, median of 100 runs that begin and end in the CPU's memory."
-say "Nothing is asked of the speedup: small networks do not fill a GPU."
+say "Original and pruned (\`--criterion magnitude\`) in turn, batch $batch, median of 100 runs with inputs and outputs in CPU memory."
+say "There is no required speedup, because small networks do not fill a GPU."
 if [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"
 elif [ ${#models[@]} = 0 ]; then
-    verdict SKIPPED "there are no models in the folder of fixtures"
+    verdict SKIPPED "no models in the fixtures folder"
 else
     latencies "$device"
 fi
@@ -341,13 +341,13 @@ fi
 say ""
 say "## Latency of pruned models: tensorrt"
 say ""
-say "The same by TensorRT, which builds its engines before the first measured run."
+say "The same with TensorRT, which builds its engines before the first measured run."
 if [ "${device%%:*}" = tensorrt ]; then
-    verdict SKIPPED "it is the device that the section above measures"
+    verdict SKIPPED "the section above measures this device"
 elif ! usable tensorrt; then
     verdict SKIPPED "$(reason "$work/lacks")"
 elif [ ${#models[@]} = 0 ]; then
-    verdict SKIPPED "there are no models in the folder of fixtures"
+    verdict SKIPPED "no models in the fixtures folder"
 else
     latencies tensorrt
 fi

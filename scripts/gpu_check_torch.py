@@ -1,10 +1,10 @@
-"""Time of one gradient step in PyTorch: forward and backward of the denoising loss, gradients summed in `.grad`.
+"""Measures one gradient step in PyTorch: forward and backward of the denoising loss, gradients summed in `.grad`.
 
     python scripts/gpu_check_torch.py [--device cuda] [--batch 32] [--steps 20]
 
 The network has the architecture of fixtures/ddpm_fashion16.onnx (diffusers' UNet2DModel, 1.62 M parameters) with random
-weights, which do not change the time. Prints lines of a name and a value; gpu_check.sh reads them. Exit code 3 if PyTorch
-or diffusers is not installed or the device is not there.
+weights, which do not affect the time. Prints lines of a name and a value, which gpu_check.sh reads. The exit code is 3
+if PyTorch or diffusers is not installed or the device is missing.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("reason PyTorch finds no CUDA device")
         return 3
-    # As the tool: float32 without rounding of factors to TensorFloat-32.
+    # As in the tool: float32 without rounding of factors to TensorFloat-32.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True

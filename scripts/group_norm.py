@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Time the two forms of a group norm: the exporter's, and the operator GroupNormalization of version 21.
+"""Measure the two forms of a group norm: that of exporters, and the operator GroupNormalization of opset 21.
 
-PyTorch's exporter writes Reshape, InstanceNormalization, Reshape, Mul and Add; since version 21 of the operator set one node
-can do the same. Two networks of convolutions, group norms and SiLU at the sizes of Stable Diffusion's first and last blocks are
-timed in turn in ONNX Runtime and, where it is installed, OpenVINO, both on the CPU, and their outputs are compared. The exit
-code is 0 when the outputs agree, else 1.
+PyTorch's exporter writes Reshape, InstanceNormalization, Reshape, Mul and Add. Since opset 21, a single node can do the
+same. Two networks of convolutions, group norms and SiLU at the sizes of Stable Diffusion's first and last blocks are
+measured in turn in ONNX Runtime and, if installed, OpenVINO, both on the CPU, and their outputs are compared. The exit
+code is 0 if the outputs agree, otherwise 1.
 
     group_norm.py [--runs 10] [--threads 1]
 """
@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-# Channels and edge of the feature maps, groups.
+# Channels and edge length of the feature maps, number of groups.
 SIZES = [(320, 64, 32), (640, 32, 32), (1280, 8, 32)]
 LAYERS = 3
 
@@ -36,7 +36,7 @@ def network(channels: int, edge: int, groups: int, fused: bool) -> onnx.ModelPro
 
     value = "x"
     for at in range(LAYERS):
-        # Depthwise, so that the norms are most of the work.
+        # Depthwise, so that the norms dominate the time.
         kernel = random.normal(0.0, 0.3, (channels, 1, 3, 3)).astype(numpy.float32)
         weight = constant(f"{at}.weight", kernel)
         nodes.append(helper.make_node("Conv", [value, weight], [f"{at}.c"], group=channels, pads=[1, 1, 1, 1]))
@@ -115,7 +115,7 @@ def main() -> int:
                     started = time.perf_counter()
                     form(x)
                     own.append(time.perf_counter() - started)
-            # The least of interleaved runs: others on the machine only add.
+            # The minimum of interleaved runs: other load on the machine only adds time.
             exported, fused = (min(own) * 1e3 for own in times)
             medians = " / ".join(f"{statistics.median(own) * 1e3:.2f}" for own in times)
             print(

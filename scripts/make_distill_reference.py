@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Losses and gradients of the terms of distillation by PyTorch, as the reference of the trainer's tests.
+"""Computes losses and gradients of the distillation terms in PyTorch, as the reference of the trainer's tests.
 
     python scripts/make_distill_reference.py OUT.npz
 
 Loads the weights of fixtures/ddpm_fashion16.onnx into diffusers' UNet2DModel and computes, in float64, the terms of
-`docs/finetune.md` on fixed inputs with made-up values of a teacher: the output (`distill`), inner values (`features`), and how
-strongly the output changes along a direction (`jacobian`), the last by the same centred difference as the trainer. OUT.npz
-holds the inputs (x, t, target, teacher, direction, slopes, and the inner values `feature|NAME` by their names in the ONNX file),
-the losses, and of every weight, named in the order of `names`, up to 8 elements of its gradient spread evenly over it,
-`gradients` [terms, weights, 8], with the largest of all, `largest` [terms, weights]. Needs torch, diffusers and onnx
-(`requirements-export.txt`).
+`docs/finetune.md` on fixed inputs with artificial values of a teacher: the output (`distill`), inner values
+(`features`), and the derivative of the output along a direction (`jacobian`), by the same centred difference as the
+trainer. OUT.npz contains the inputs (x, t, target, teacher, direction, slopes, and the inner values `feature|NAME` by
+their names in the ONNX file), the losses, and for every weight, in the order of `names`, up to 8 evenly spaced elements
+of its gradient, `gradients` [terms, weights, 8], with the largest element, `largest` [terms, weights]. Needs torch,
+diffusers and onnx (`requirements-export.txt`).
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from make_finetune_reference import loaded
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BATCH, SHOWN, DISTILL, STEP = 2, 8, 0.7, 0.16
-# Modules of PyTorch, and the value of the ONNX file that each computes.
+# Modules of PyTorch, and the value in the ONNX file that each computes.
 FEATURES = {
     "down_blocks.1.resnets.0": "/down_blocks.1/resnets.0/Div_output_0",
     "mid_block.resnets.1": "/mid_block/resnets.1/Div_output_0",

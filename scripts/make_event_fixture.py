@@ -1,6 +1,6 @@
-"""Writes what TensorBoard's own writer makes of a few events, for the test of src/metrics/tensorboard.rs:
-fixtures/events/reference.tfevents, with pixel.png in it; then reads it with TensorBoard's reader. With folders as
-arguments, it prints what TensorBoard reads in them.
+"""Writes a few events with TensorBoard's own writer, for the test of src/metrics/tensorboard.rs:
+fixtures/events/reference.tfevents, with pixel.png in it. Then reads the file with TensorBoard's reader. With folders as
+arguments, prints what TensorBoard reads from them.
 
 Needs the packages tensorboard and pillow.
 """
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(OUT / "reference.tfevents", Path(folder) / "events.out.tfevents.1000.reference")
         curves, images = read(Path(folder))
-    # The restart at step 200 voids step 300.
+    # The restart at step 200 invalidates step 300.
     assert curves == {"loss/train": [(0, 0.0), (200, 0.125)], "rate": [(0, -1.5)]}, curves
     assert images == {"samples": []}, images
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Twenty steps of PyTorch on the network of fixtures/ddpm_fashion16.onnx, as the reference of the trainer's tests.
+"""Runs twenty steps of PyTorch on the network of fixtures/ddpm_fashion16.onnx, as the reference of the trainer's tests.
 
     python scripts/make_finetune_reference.py OUT.npz
 
-Loads the weights of the ONNX file into diffusers' UNet2DModel and trains it on fixed inputs: AdamW, learning rate 1e-3, decay
-0.01, gradients clipped to a norm of 1, and a moving average with the warm-up of diffusers' EMAModel. OUT.npz holds the
-inputs of every step (x [20,4,1,16,16], t [20,4], target), the losses, and of every weight, by its name in the ONNX file and in
-the layout there, up to 48 elements spread evenly over it (`w|NAME`, `ema|NAME`) and the largest gradient of the first step
-(`g|NAME`). Needs torch, diffusers and onnx (`requirements-export.txt`).
+Loads the weights of the ONNX file into diffusers' UNet2DModel and trains it on fixed inputs: AdamW, learning rate 1e-3,
+weight decay 0.01, gradients clipped to a norm of 1, and a moving average with the warm-up of diffusers' EMAModel.
+OUT.npz contains the inputs of every step (x [20,4,1,16,16], t [20,4], target), the losses, and for every weight, by its
+name and in its layout in the ONNX file, up to 48 evenly spaced elements (`w|NAME`, `ema|NAME`) and the largest gradient
+of the first step (`g|NAME`). Needs torch, diffusers and onnx (`requirements-export.txt`).
 """
 
 import pathlib
@@ -25,7 +25,7 @@ STEPS, BATCH, RATE, DECAY, EMA, SHOWN = 20, 4, 1e-3, 0.01, 0.999, 48
 
 
 def places(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """The parameter of the PyTorch module behind every initializer, and how its layout differs."""
+    """Returns the PyTorch parameter for every initializer, and how its layout differs."""
     found = {tensor.name: (tensor.name, "same") for tensor in model.graph.initializer}
     for node in model.graph.node:
         module = ".".join(part for part in node.name.split("/")[1:-1])
@@ -45,7 +45,8 @@ def shown(values: numpy.ndarray) -> numpy.ndarray:
 
 
 def loaded(model: onnx.ModelProto) -> tuple[UNet2DModel, dict[str, tuple[str, str, list[int]]]]:
-    """The PyTorch network with the weights of the ONNX file; of every initializer its parameter, layout and shape."""
+    """Returns the PyTorch network with the weights of the ONNX file, and parameter, layout and shape of every
+    initializer."""
     network = UNet2DModel(**NETWORKS["ddpm_fashion16"])
     parameters = dict(network.named_parameters())
     layouts = {}

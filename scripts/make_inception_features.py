@@ -1,13 +1,13 @@
-"""Makes the Inception features of FID as a network for `onnx-diffprune evaluate --features`, where the weights are at hand.
+"""Makes the Inception features of FID as a network for `onnx-diffprune evaluate --features`. The weights must be available.
 
     make_inception_features.py --weights pt_inception-2015-12-05-6726825d.pth --out inception.onnx
 
-Needs torch, torchvision, pytorch-fid and onnx. The weights are the ones that pytorch-fid fetches on its first use (into
-~/.cache/torch/hub/checkpoints); without --weights it fetches them itself. The network is pytorch-fid's up to its last pooling:
-2,048 features of images of 299 x 299 pixels from 0 to 1.
+Needs torch, torchvision, pytorch-fid and onnx. The weights are those that pytorch-fid downloads on its first use (into
+~/.cache/torch/hub/checkpoints); without --weights it downloads them. The network is that of pytorch-fid up to its last
+pooling: 2,048 features of images of 299x299 pixels in the range 0 to 1.
 
-`evaluate` resizes linearly, which for images below 299 x 299 is what pytorch-fid does. FD by these features is FID; larger
-images are resized without skipping pixels, and FID differs a little from pytorch-fid's there.
+`evaluate` resizes linearly, as pytorch-fid does for images below 299x299, and FD by these features is FID. For larger
+images the resizing differs (no pixels are skipped), and so does FID slightly.
 """
 
 from __future__ import annotations

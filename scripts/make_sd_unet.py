@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write a U-Net laid out as that of Stable Diffusion 1.5 is, with random weights, of any widths and depth.
+"""Write a U-Net with the layout of Stable Diffusion 1.5 and random weights, of any widths and depth.
 
-Nodes are those of the TorchScript exporter at opset 17: group norms as InstanceNormalization between two Reshapes, linear
-layers as MatMul and Add, attention in its parts. With its defaults it has the widths of Stable Diffusion 1.5, one block
-for each resolution on the way down and none of attention at the lowest two: 206 million parameters.
+The nodes are those of the TorchScript exporter at opset 17: group norms as InstanceNormalization between two Reshapes,
+linear layers as MatMul and Add, attention as single operators. By default it has the widths of Stable Diffusion 1.5,
+one block per resolution on the way down and no attention at the two lowest resolutions: 206 million parameters.
 
     make_sd_unet.py OUT.onnx [--widths 320,640,1280,1280] [--attention 2] [--layers 1] [--heads 8] [--context 768]
 """
@@ -17,12 +17,12 @@ import numpy
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Bytes from which weights stand in a file of their own: a message of Protocol Buffers holds 2 GiB.
+# Number of bytes from which weights are external data: a protobuf message holds at most 2 GiB.
 MOST_IN_MODEL = 1_500_000_000
 
 
 class Graph:
-    """Nodes and weights, in the order in which they are made."""
+    """Nodes and weights, in the order in which they are added."""
 
     def __init__(self, seed: int) -> None:
         self.random = numpy.random.default_rng(seed)
@@ -46,7 +46,7 @@ class Graph:
         return self.constant(values, numpy.int64)
 
     def weight(self, *dims: int, around: float = 0.0) -> str:
-        """Normally distributed, of a spread that keeps that of what it is multiplied with."""
+        """Add a normally distributed weight that preserves the standard deviation of its input."""
         spread = 0.1 if len(dims) == 1 else float(numpy.prod(dims[1:])) ** -0.5
         values = self.random.standard_normal(dims, dtype=numpy.float32)
         return self.constant(around + values * numpy.float32(spread))
@@ -57,7 +57,7 @@ class Graph:
         return self.op("Conv", x, *weights, **places)
 
     def linear(self, x: str, into: int, out: int, has_bias: bool = True) -> str:
-        # Stored as the product takes it, inputs first.
+        # Stored as MatMul needs it, with the inputs first.
         matrix = self.random.standard_normal((into, out), dtype=numpy.float32) * numpy.float32(into**-0.5)
         y = self.op("MatMul", x, self.constant(matrix))
         return self.op("Add", self.weight(out), y) if has_bias else y
@@ -118,7 +118,7 @@ class UNet:
         h = g.op("Add", self.attend(g.layer_norm(h, width), width, "encoder_hidden_states", self.context), h)
         gated = g.linear(g.layer_norm(h, width), width, 8 * width)
         value, gate = g.op("Split", gated, g.ints(4 * width, 4 * width), outputs=2, axis=-1)
-        # Gelu as PyTorch exports it.
+        # GELU as PyTorch exports it.
         error = g.op("Erf", g.op("Div", gate, g.constant(2**0.5)))
         gelu = g.op("Mul", g.op("Mul", gate, g.op("Add", error, g.constant(1.0))), g.constant(0.5))
         h = g.op("Add", g.linear(g.op("Mul", value, gelu), 4 * width, width), h)
@@ -173,11 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--widths", default="320,640,1280,1280", help="channels of each resolution")
-    parser.add_argument("--layers", type=int, default=1, help="blocks of each resolution on the way down")
-    parser.add_argument("--attention", type=int, default=2, help="resolutions with attention, from the highest on")
+    parser.add_argument("--layers", type=int, default=1, help="number of blocks per resolution on the way down")
+    parser.add_argument("--attention", type=int, default=2, help="number of resolutions with attention, from the highest on")
     parser.add_argument("--no-middle", action="store_true", help="leave out the blocks between the way down and up")
     parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--context", type=int, default=768, help="width of the captions' states")
+    parser.add_argument("--context", type=int, default=768, help="hidden size of the text states")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model = UNet(args).build()

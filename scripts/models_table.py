@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/models.md from what check_models.py and check_tensorrt.py have saved.
+"""Write the tables of docs/models.md from the saved results of check_models.py and check_tensorrt.py.
 
     models_table.py --architectures ROWS.json --models ROWS.json [...] [--tensorrt RESULTS.json [...]]
 
-TensorRT's results are matched by file name: NAME.r0.5.onnx is a pruned model, NAME.onnx an original. Of an architecture,
-an export that fails is named; of several parameter counts and shares, the range is given.
+TensorRT's results are matched by file name: NAME.r0.5.onnx is a pruned model, NAME.onnx an original. Failed exports of
+an architecture are named; several parameter counts and shares become a range.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def architecture(name: str) -> str:
 
 
 def export(name: str) -> str:
-    """`TorchScript 17, symbolic` for NAME_ts17_dyn."""
+    """Return `TorchScript 17, symbolic` for NAME_ts17_dyn."""
     found = EXPORT.search(name)
     exporter = f"{EXPORTERS[found[2]]} {found[3]}" if found[1] else "as its name says"
     return exporter + (" symbolic" if found[4] else "")
@@ -54,7 +54,7 @@ def engine_of(row: dict, engines: dict[str, dict]) -> str:
 
 
 def joined(states: dict[str, list[str]]) -> str:
-    """One state for all exports, or each with its exports."""
+    """Return one state for all exports, or each state with its exports."""
     if len(states) == 1:
         return next(iter(states))
     return "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items())
@@ -105,7 +105,7 @@ def replace_section(text: str, name: str, lines: list[str]) -> str:
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        sys.exit(f"{DOCUMENT} lacks the marks {begin} and {end}")
+        sys.exit(f"{DOCUMENT}: expected the markers {begin} and {end}, found none")
     return before + "\n".join([begin, "", *lines, "", end]) + after
 
 

@@ -1,12 +1,13 @@
-"""Cut a trained fixture with onnxsim and recover it with onnxsim's own fit, to compare: docs/quality.md.
+"""Cuts a trained fixture with onnxsim and recovers it with onnxsim's own fit, for the comparison in docs/quality.md.
 
     python scripts/onnxsim_peer.py OUT_FOLDER [--sparsity 0.5,0.9] [--batches 16]
 
-Needs `pip install onnxsim==0.8.1 onnxruntime`, best in an environment of its own. Simplifies fixtures/ddpm_fashion16.onnx,
-removes that share of the channels with `apply_structured_pruning`, and where `apply_attention_head_pruning` takes anything,
-that share of the heads; then fits what is left with `apply_pruning_finetune` on noisy training images, 32 to a batch,
-timesteps spread evenly over the schedule. Writes cut_S.onnx and recovered_S.onnx for every sparsity S and prints what
-changed; `onnx-diffprune inspect` counts their MACs and `onnx-diffprune loss` measures them.
+Needs `pip install onnxsim==0.8.1 onnxruntime`, best in a separate environment. Simplifies fixtures/ddpm_fashion16.onnx,
+removes that share of the channels with `apply_structured_pruning`, and, if `apply_attention_head_pruning` removes
+anything, that share of the heads. Then it fits the kept weights with `apply_pruning_finetune` on noisy training images
+in batches of 32, with timesteps spread evenly over the schedule. Writes cut_S.onnx and recovered_S.onnx for every
+sparsity S and prints what changed; `onnx-diffprune inspect` counts their MACs and `onnx-diffprune loss` measures their
+loss.
 """
 
 import argparse
@@ -24,7 +25,7 @@ FIXTURE = ROOT / "fixtures/ddpm_fashion16"
 
 
 def noisy_batches(count: int) -> list[dict[str, np.ndarray]]:
-    """What the network takes: images with noise at evenly spread timesteps, 32 to a batch."""
+    """Returns inputs of the network: images with noise at evenly spaced timesteps, in batches of 32."""
     images = np.load(FIXTURE / "train_images.npy").astype(np.float32) / 127.5 - 1
     schedule = json.loads((FIXTURE / "scheduler_config.json").read_text())
     steps = schedule["num_train_timesteps"]
@@ -50,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--sparsity", default="0.5,0.9")
-    parser.add_argument("--batches", type=int, default=16, help="of 32 noisy images, for the recovery fit")
+    parser.add_argument("--batches", type=int, default=16, help="number of batches of 32 noisy images for the recovery fit")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     original, same = onnxsim.simplify(onnx.load(f"{FIXTURE}.onnx"))
@@ -60,7 +61,7 @@ def main() -> None:
         cut = onnxsim.apply_structured_pruning(original, sparsity=float(sparsity))
         try:
             cut = onnxsim.apply_attention_head_pruning(cut, sparsity=float(sparsity))
-        except Exception as error:  # what it can't do is a result as well
+        except Exception as error:  # a failure is a result too
             print(f"apply_attention_head_pruning: {type(error).__name__}: {error}")
         onnx.save(cut, options.out / f"cut_{sparsity}.onnx")
         before = time.process_time()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write python/onnx_diffprune/options.py: what the commands take, as typed dictionaries, from the command line itself.
+"""Write python/onnx_diffprune/options.py: the options of the commands as typed dictionaries, from the command line.
 
-The help text of an option is the docstring of its key, so that both say the same. Needs the package installed; with
---check the file is compared and nothing written (exit code 1 where it differs).
+The help text of an option becomes the docstring of its key, so that both are the same. Needs the installed package.
+With --check, the file is compared and nothing is written (exit code 1 if it differs).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from onnx_diffprune import _native
 
 OUTPUT = Path(__file__).resolve().parent.parent / "python/onnx_diffprune/options.py"
 
-# The types of values, by the names that the help gives them.
+# Python types of values, by their names in the help.
 TYPES = {
     "N": "int",
     "T": "int",
@@ -48,18 +48,18 @@ TYPES = {
     "FILE.npz": "Inputs",
     "FILE.onnx": "ModelLike",
 }
-# Those that say more than the name of their value.
+# Exceptions, by option.
 OWN_TYPES = {"data": "Data", "eval_data": "Data", "max_loss_increase": "float | str"}
-# Whose result is no report, or which the functions take by themselves.
+# Options that change the kind of result, or that the functions have as parameters.
 LEFT_OUT = {"print_config", "dot", "format", "quiet", "verbose", "output"}
 
-# The options of the steps of a cut, which are those of the main job.
+# The options of the steps of a cut, which are also options of the pruning command.
 CUT = ["ratio", "target_macs", "target_params", "max_ratio", "round_to", "align", "scope", "keep", "ratio_for"]
 STEPS = {
-    "CutOptions": ("How much goes and of which groups: the keywords of `Scores.cut`.", [], CUT),
+    "CutOptions": ("How much is removed, and from which groups: the keywords of `Scores.cut`.", [], CUT),
     "ScoreOptions": (
-        "How channels are scored: the keywords of `Analysis.score`. Those of `CutOptions` say with `adaptive` which cut has "
-        "to settle, and by `scope` whether groups are measured to be compared.",
+        "How channels are scored: the keywords of `Analysis.score`. With `adaptive`, those of `CutOptions` set the cut "
+        "that has to be stable; `scope` sets whether groups are measured for comparison.",
         ["DiffusionOptions", "DataOptions", "CutOptions"],
         ["criterion", "norm", "group_reduction", "seed", "norm_groups", "attention", "size", "threshold", "threshold_mode",
          "timesteps", "micro_batch", "memory", "draw_sampler", "draw_steps", "members", "reference", "device", "precision",
@@ -71,21 +71,21 @@ STEPS = {
         ["rtol", "atol", "seed", "size", "pipeline"],
     ),
     "FitOptions": (
-        "On what weights are fitted: the keywords of `Staged.refit`.",
+        "The data and device of a refit: the keywords of `Staged.refit`.",
         ["DiffusionOptions", "DataOptions", "RefittingOptions"],
         ["seed", "size", "device", "allow_fallback"],
     ),
     "NetworkOptions": (
-        "What a network is and how it was trained: the keywords of `Network`.",
+        "The roles of a network's inputs and how it was trained: the keywords of `Network`.",
         ["DiffusionOptions", "DataOptions"],
         ["size"],
     ),
 }
 
-HEADER = '''"""What the commands and the steps of a cut take as keywords.
+HEADER = '''"""The keywords of the commands and of the steps of a cut.
 
-Written by scripts/python_options.py from the command line: a key is an option, with dashes for underscores, and its text is
-that of ``--help``. Options that may be given again take a sequence; ``NAME=N`` is a mapping; a flag is ``True``.
+Written by scripts/python_options.py from the command line: a key is an option with underscores for dashes, and its text is
+that of ``--help``. Repeatable options take a sequence; ``NAME=N`` is a mapping; a flag is ``True``.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SerializableModel(Protocol):
-    """A model in memory that can be written into bytes, such as `onnx.ModelProto`."""
+    """A model in memory that can be serialised, such as `onnx.ModelProto`."""
 
     def SerializeToString(self) -> bytes:
-        """The model as the bytes of an ONNX file."""
+        """Return the model as the bytes of an ONNX file."""
         ...
 
 
@@ -122,7 +122,7 @@ else:
 
 
 def type_of(argument):
-    """The type of an option's value in Python."""
+    """Return the Python type of an option's value."""
     name, value = argument["name"], argument["value"]
     if not argument["takes_value"]:
         return "bool"
@@ -144,7 +144,7 @@ def type_of(argument):
 
 
 def key(argument):
-    """An option as a key with its docstring."""
+    """Return an option as a key with its docstring."""
     text = " ".join((argument["help"] or "").split())
     if not text.endswith((".", "]")):
         text += "."
@@ -160,7 +160,7 @@ def key(argument):
 
 
 def dictionary(name, bases, about, arguments):
-    """A typed dictionary in which all keys may be left out."""
+    """Return a typed dictionary whose keys are all optional."""
     lines = "\n".join(textwrap.wrap(f'"""{about}"""', 116))
     keys = "".join(f"\n{key(argument)}" for argument in arguments)
     of = ", ".join([*bases, "total=False"] if bases else ["TypedDict", "total=False"])
@@ -168,7 +168,7 @@ def dictionary(name, bases, about, arguments):
 
 
 def written():
-    """The text of the file."""
+    """Return the text of the file."""
     commands = _native.commands()
     of = {
         command: {
@@ -186,8 +186,8 @@ def written():
     }
     refitting = {name: argument for name, argument in prune.items() if name.startswith("refit_")}
     bases = {
-        "CommonOptions": ("What every command takes.", shared),
-        "DiffusionOptions": ("How a network was trained, and what stands around it.", diffusion),
+        "CommonOptions": ("The options of every command.", shared),
+        "DiffusionOptions": ("How a network was trained, and the pipeline around it.", diffusion),
         "DataOptions": ("Clean samples.", data),
         "RefittingOptions": ("How weights are fitted after a cut.", refitting),
     }
@@ -221,7 +221,7 @@ def main():
     if not check:
         OUTPUT.write_text(text)
     elif OUTPUT.read_text() != text:
-        sys.exit(f"{OUTPUT.name} is not what the command line says: run scripts/python_options.py")
+        sys.exit(f"{OUTPUT.name} differs from the command line: run scripts/python_options.py")
 
 
 if __name__ == "__main__":

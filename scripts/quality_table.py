@@ -1,11 +1,11 @@
-"""How much a cut costs before anything is trained, by criterion: the table of docs/quality.md.
+"""Measures the loss of a cut before training, by criterion: the table of docs/quality.md.
 
     python scripts/quality_table.py TOOL [--fixture dit_fashion16] [--ratios 0.1,0.2,0.3,0.5] [--macs 0.57,0.34]
         [--scope local|global] [--criteria diff-pruning,magnitude,random]
 
-Prunes a trained fixture, fixtures/ddpm_fashion16.onnx where none is named, by every criterion, and measures the mean
-denoising loss of what is left on images that were not trained on, with their labels where it has any: 256 images, t = 0,
-40, ..., 960, one noise for all timesteps (`onnx-diffprune loss`). Every cut is verified. Gradients are taken of 32 training
+Prunes a trained fixture (default: fixtures/ddpm_fashion16.onnx) by every criterion, and measures the mean denoising
+loss of the pruned network on held-out images, with their labels if there are any: 256 images, t = 0, 40, ..., 960, the
+same noise for all timesteps (`onnx-diffprune loss`). Every cut is verified. Gradients are computed on 32 training
 images at 50 timesteps; random is the mean of three seeds. Prints Markdown.
 """
 
@@ -34,7 +34,7 @@ def run(command: list[str]) -> dict:
 
 
 def samples_of(folder: pathlib.Path, which: str, images: str | None) -> list[str]:
-    """The arguments that give images, their labels where there are any, and the schedule."""
+    """Returns the arguments for images, their labels if there are any, and the schedule."""
     data = ["--data", images or str(folder / f"{which}_images.npy")]
     labels = folder / f"{which}_labels.npz"
     if labels.exists() and not images:
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--criteria", default=",".join(name.split()[0] for name in CRITERIA))
     parser.add_argument("--ratios", default="0.1,0.2,0.3,0.5")
     parser.add_argument("--macs", default="0.57,0.34")
-    parser.add_argument("--scope", default="local", help="where channels compete")
+    parser.add_argument("--scope", default="local", help="scope in which channels compete")
     options = parser.parse_args()
     model, folder = str(ROOT / f"fixtures/{options.fixture}.onnx"), ROOT / "fixtures" / options.fixture
     train, heldout = samples_of(folder, "train", options.train), samples_of(folder, "heldout", options.heldout)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prune models of ``fixtures/`` at ratio 0.5 with the tool and print what came out as a Markdown table.
+"""Prune models of ``fixtures/`` at ratio 0.5 with the tool and print the results as a Markdown table.
 
     readme_table.py [--tool target/release/onnx-diffprune] [--ratio 0.5]
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ("ddpm_fashion16", "dit_tiny", "sd15_tiny_fp16")
-# Random weights; unpacked with skeleton.py.
+# Random weights, unpacked with skeleton.py.
 ARCHITECTURES = ("sdxl_tiny", "sd3_dy20", "flux_ts17", "edm_adm_dy20", "kl_decoder_ts17_dyn", "wan_video_dy20")
 
 

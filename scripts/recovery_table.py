@@ -1,18 +1,19 @@
-"""What a cut network becomes by its criterion, its refit and its training: the tables of docs/quality.md.
+"""Compares pruned networks by criterion, refit and training: the tables of docs/quality.md.
 
     python scripts/recovery_table.py TOOL [--ratios 0.3,0.5] [--criteria diff-pruning,magnitude,random] [--steps 300]
         [--scratch 300,3000] [--features NET.onnx] [--samples 512] [--jobs 2] [--out FOLDER] [--finetune=ARGS] [--curve 50]
 
-Cuts fixtures/ddpm_fashion16.onnx by every criterion, leaves the cut as it is or fits it, and trains it by the default recipe,
-on clean images alone (MSE) or with the original as teacher as well (distilled). A network of the same architecture as the cut
-by Diff-Pruning, with random weights as PyTorch draws them, is trained from scratch for the steps of `--scratch`. For all of
-them: the mean denoising loss above the unpruned network's on images that nothing was trained on or fitted to (256 images, 25
-timesteps, seed 0), and at the end SSIM with the original's samples from the same noise and, with `--features`, FD and KID to
-the held-out images (`onnx-diffprune evaluate`). No run chooses weights by held-out images: the last ones count. Every run has
-one CPU core to itself. What was measured is kept in `--out`, so that a run that is interrupted goes on. Prints Markdown.
+Cuts fixtures/ddpm_fashion16.onnx by every criterion, with and without a refit, and trains it by the default recipe, on
+clean images alone (MSE) or with the original as teacher too (distilled). A network with the architecture of the cut by
+Diff-Pruning and with random weights, as PyTorch initialises them, is trained from scratch for the steps of `--scratch`.
+For all of them it measures the increase of the mean denoising loss above that of the unpruned network on held-out
+images (256 images, 25 timesteps, seed 0), and at the end SSIM with the original's samples from the same noise and, with
+`--features`, FD and KID to the held-out images (`onnx-diffprune evaluate`). No run selects weights by held-out images:
+the last ones are used. Every run has one CPU core to itself. Results are kept in `--out`, so that an interrupted run
+can continue. Prints Markdown.
 
-With `--curve N` it prints instead the loss every N steps of the networks that `--steps` makes, from the same starts, above the
-unpruned network's, on 128 of the held-out images.
+With `--curve N`, it instead prints the loss of the networks of `--steps` every N steps, from the same starting weights,
+above that of the unpruned network, on 128 of the held-out images.
 
 Needs onnx and numpy (`requirements.txt`).
 """
@@ -41,7 +42,7 @@ HELDOUT = ["--data", str(FASHION / "heldout_images.npy"), *PROCESS]
 
 
 def randomise(source: pathlib.Path, target: pathlib.Path, seed: int) -> None:
-    """A network with the weights that PyTorch's layers begin with: uniform up to 1 / sqrt(fan in), norms the identity."""
+    """Writes a network with PyTorch's initial weights: uniform up to 1 / sqrt(fan in), norms the identity."""
     model, random = onnx.load(source), np.random.default_rng(seed)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     drawn: dict[str, np.ndarray] = {}
@@ -72,7 +73,7 @@ class Bench:
         self.worker = threading.local()
 
     def take_core(self, free: list[int]) -> None:
-        """Gives the calling worker a core of its own."""
+        """Assigns a CPU core to the calling worker."""
         self.worker.core = free.pop()
 
     def run(self, *command: str) -> dict:
@@ -89,7 +90,7 @@ class Bench:
         return json.loads(done.stdout)
 
     def known(self, name: str, measure) -> dict:
-        """What was measured under a name, before or now."""
+        """Returns the result stored under a name, or measures and stores it."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             text = json.dumps(measure())
@@ -99,7 +100,7 @@ class Bench:
         return json.loads(path.read_text())
 
     def quality(self, group: str, names: list[str]) -> dict[str, dict]:
-        """Loss, SSIM, FD and KID of networks of the folder, by name, and of the original: one run for all of them."""
+        """Returns loss, SSIM, FD and KID of networks of the folder, by name, and of the original, from a single run."""
         options = self.options
         networks = [str(self.folder / f"{name}.onnx") for name in names]
         command = ["evaluate", *networks, "--original", MODEL, *HELDOUT, "--no-latency"]
@@ -110,7 +111,7 @@ class Bench:
         return {**dict(zip(names, found["networks"])), "original": found["original"]}
 
     def cut(self, name: str, ratio: str, criterion: str, is_refitted: bool) -> None:
-        """A cut network."""
+        """Makes a cut network."""
         target = self.folder / f"{name}.onnx"
         if target.exists():
             return
@@ -118,7 +119,7 @@ class Bench:
         self.run(*command, "--seed", "0", "--no-latency", "--refit" if is_refitted else "--no-refit")
 
     def curve(self, start: str, steps: str, is_distilled: bool) -> dict[int, float]:
-        """The held-out loss of a training by its step; the file's own is that of step 0."""
+        """Returns the held-out loss of a training run by step. Step 0 is the loss of the starting network."""
         every = self.options.curve
         source = MODEL if start == "original" else str(self.folder / f"{start}.onnx")
 
@@ -140,7 +141,7 @@ class Bench:
         target = self.folder / f"{name}.onnx"
         if target.exists():
             return
-        # A run that is interrupted writes its file as well: only one that has ended well gets the name.
+        # An interrupted run writes its file too. Only a run that completed gets the final name.
         part = self.folder / f"{name}.part.onnx"
         command = ["finetune", str(self.folder / f"{start}.onnx"), str(part), "--steps", steps, *TRAINED]
         command += ["--eval-samples", "0", "--threads", "1", "--seed", "0", *shlex.split(self.options.finetune)]
@@ -157,18 +158,18 @@ def main() -> None:
     parser.add_argument("tool")
     parser.add_argument("--ratios", default="0.3,0.5")
     parser.add_argument("--criteria", default="diff-pruning,magnitude,random")
-    parser.add_argument("--steps", default="300", help="of every training")
-    parser.add_argument("--scratch", default="300,3000", help="steps of the trainings from random weights")
-    parser.add_argument("--features", help="a network whose features FD and KID compare")
-    parser.add_argument("--samples", type=int, default=512, help="drawn from each network in the end")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
-    parser.add_argument("--finetune", default="", help="more options of the training")
+    parser.add_argument("--steps", default="300", help="number of steps of every training run")
+    parser.add_argument("--scratch", default="300,3000", help="numbers of steps of the training runs from random weights")
+    parser.add_argument("--features", help="feature network for FD and KID")
+    parser.add_argument("--samples", type=int, default=512, help="number of samples generated by each trained network")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, each on one core")
+    parser.add_argument("--finetune", default="", help="further options of `finetune`")
     parser.add_argument("--out", default=str(ROOT / "target/recovery"))
-    parser.add_argument("--curve", type=int, help="print the loss every so many steps instead")
+    parser.add_argument("--curve", type=int, help="print the loss every N steps instead")
     options = parser.parse_args()
     bench = Bench(options)
 
-    # Each row: its start, and how it was trained: the names of its networks by column.
+    # Each row: its starting network, and how it was trained: the names of its networks by column.
     rows: list[tuple[str, str, list[str]]] = []
     jobs = []
     for ratio in options.ratios.split(","):
@@ -204,7 +205,7 @@ def main() -> None:
             bench.train(start, name, steps, is_distilled)
             print(f"{name} done", file=sys.stderr, flush=True)
 
-    # The longest first, so that no core waits at the end.
+    # The longest jobs first, so that no core is idle at the end.
     jobs.sort(key=lambda job: -sum(int(steps) for _, _, steps, _ in job[1]))
     free = sorted(os.sched_getaffinity(0))[: options.jobs]
     with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
@@ -222,7 +223,8 @@ def main() -> None:
 
 
 def curves(bench: Bench, pool: concurrent.futures.Executor, rows: list[tuple[str, str, list[str]]]) -> str:
-    """The loss above the original's by the step, of every start and training of the rows."""
+    """Returns a table of the increase of the loss above the original's by step, for every start and training of the
+    rows."""
     steps = bench.options.steps
     runs = [("original", "", "original", "1", False)]
     for cut, kind, names in rows:

@@ -1,9 +1,10 @@
-"""Importance per index from reference gradients: sums of |w G| and of w G over all axes but one.
+"""Computes the importance of every index from reference gradients: sums of |w G| and of w G over all axes but one.
 
     python scripts/reference_importance.py MODEL.onnx GRADS.npz OUT.npz
 
-The gradients are PyTorch's; numpy multiplies them with the model's weights. OUT.npz holds, for every initializer of rank
-one or more, `NAME|AXIS|abs` and `NAME|AXIS|signed` for its first two axes, float64. The tests compare the tool with it.
+The gradients are PyTorch's; numpy multiplies them with the model's weights. OUT.npz contains, for every initializer of
+rank one or more, `NAME|AXIS|abs` and `NAME|AXIS|signed` for its first two axes, in float64. The tests compare the tool
+with it.
 """
 
 import sys

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Weights after three steps of PyTorch's optimizers with clipping and a moving average, in float64.
+"""Computes weights after three steps of PyTorch's optimizers with clipping and a moving average, in float64.
 
     python scripts/reference_optimizer.py
 
-Prints the numbers that the test of `src/finetune/optimizer.rs` expects: a weight of three elements whose gradient is three
-times itself, learning rate 0.1, decay 0.01; AdamW with the gradients clipped to a norm of 1 and an average with the warm-up
-of diffusers' EMAModel, and Adam without clipping. Needs torch (`requirements-export.txt`).
+Prints the numbers that the test of `src/finetune/optimizer.rs` expects: a weight of three elements whose gradient is
+three times the weight, learning rate 0.1, weight decay 0.01; AdamW with the gradients clipped to a norm of 1 and an
+average with the warm-up of diffusers' EMAModel, and Adam without clipping. Needs torch (`requirements-export.txt`).
 """
 
 import torch

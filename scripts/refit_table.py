@@ -1,14 +1,15 @@
-"""How much a refit brings back, by criterion: the tables of docs/quality.md.
+"""Measures how much of the loss a refit recovers, by criterion: the tables of docs/quality.md.
 
     python scripts/refit_table.py TOOL [--model M.onnx] [--train DATA] [--heldout DATA] [--scheduler-config FILE]
         [--ratios 0.2,0.3,0.5] [--macs 0.57,0.34] [--criteria diff-pruning,magnitude,random] [--seeds 3] [--refit=ARGS]
         [--more=ARGS] [--count N] [--loss-timesteps N]
 
-Prunes a trained network by every criterion, once as it is and once with the refit, and measures the mean denoising loss of
-both on images that nothing was trained on or fitted to: 256 images and 25 timesteps unless given, seed 0 (`onnx-diffprune
-loss`). Every run has one CPU core to itself, so that its CPU seconds compare between machines; they count all of a run:
-gradients, cut, both verifications, the refit and the losses by which it is judged. `--more` goes to the cut and to `loss`
-alike (such as the options of the process), `--refit` to the refit. Prints Markdown: loss above the unpruned network's.
+Prunes a trained network by every criterion, with and without the refit, and measures the mean denoising loss of both on
+held-out images: by default 256 images and 25 timesteps, seed 0 (`onnx-diffprune loss`). Every run has one CPU core to
+itself, so that its CPU seconds can be compared between machines. They include the whole run: gradients, cut, both
+verifications, the refit and the losses that assess it. `--more` is passed to the cut and to `loss` (such as the options
+of the diffusion process), `--refit` to the refit. Prints Markdown: the increase of the loss above that of the unpruned
+network.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--ratios", default="0.2,0.3,0.5")
     parser.add_argument("--macs", default="")
     parser.add_argument("--criteria", default="diff-pruning,magnitude,random")
-    parser.add_argument("--seeds", type=int, default=3, help="of criteria and refit")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of criteria and refit")
     parser.add_argument("--count", default="256", help="held-out images")
     parser.add_argument("--loss-timesteps", default="25", help="timesteps of the loss on held-out images")
     parser.add_argument("--refit", default="", help="options of the refit")

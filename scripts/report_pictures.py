@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Pictures of report pages as a browser shows and prints them.
+"""Take screenshots of report pages as a browser shows and prints them.
 
     report_pictures.py page.html --out folder [--widths 500,900,1400] [--dark] [--print] [--height N]
     report_pictures.py --docs --tool target/release/onnx-diffprune [--pages folder]
 
-It drives headless Chromium through its DevTools pipe; pdftoppm (poppler-utils) turns printed pages into pictures, and
-Pillow, where it is there, makes the files small. A page that asks for anything beside itself, or is wider than its window,
-is an error. With --docs it makes the pages and pictures of docs/report.md anew; pages that are in the folder are taken as
-they are.
+Headless Chromium is controlled through its DevTools pipe. pdftoppm (poppler-utils) converts printed pages to images,
+and Pillow, if installed, reduces their size. A page that loads anything from outside, or is wider than its window, is
+an error. With --docs, the script makes the pages and images of docs/report.md; pages that are already in the folder are
+reused.
 """
 
 import argparse
@@ -25,7 +25,7 @@ FASHION, DIT = "fixtures/ddpm_fashion16", "fixtures/dit_fashion16"
 ON_FASHION = f"--data {FASHION}/train_images.npy --scheduler-config {FASHION}/scheduler_config.json"
 ON_DIT = f"--data {DIT}/train_images.npy --scheduler-config {DIT}/scheduler_config.json"
 
-# The pages of docs/report.md, with the commands that write them; {} is the folder.
+# The pages of docs/report.md, with the commands that write them. {} is the folder.
 PAGES = {
     "refitted.html": f"{FASHION}.onnx {{}}/pruned.onnx --ratio 0.3 --timesteps 20 {ON_FASHION} --report {{}}/refitted.html",
     "tuned.html": f"finetune {{}}/pruned.onnx {{}}/tuned.onnx --teacher {FASHION}.onnx --steps 200 {ON_FASHION} "
@@ -41,7 +41,7 @@ PAGES = {
 }
 MANY = "--widths 32,64,128,128 --attention 3 --layers 5 --heads 4 --context 64"
 
-# The pictures: page, width, dark or not, the heading at which they begin, and their height.
+# The images: page, width, whether dark, the heading at which they begin, and their height.
 PICTURES = {
     "report-500.png": ("refitted.html", 500, False, None, 1650),
     "report-900.png": ("refitted.html", 900, False, None, 1750),
@@ -58,7 +58,7 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 
 
 class Browser:
-    """A headless Chromium that is told what to do through a pipe: JSON messages that end with a zero byte."""
+    """A headless Chromium that is controlled through a pipe with JSON messages that end with a zero byte."""
 
     def __init__(self, program):
         self.profile = tempfile.TemporaryDirectory(prefix="report-pictures-")
@@ -66,7 +66,7 @@ class Browser:
         self.back, from_browser = os.pipe()
 
         def wire():
-            # The browser reads from 3 and writes to 4.
+            # The browser reads from file descriptor 3 and writes to 4.
             os.dup2(to_browser, 10)
             os.dup2(from_browser, 11)
             os.dup2(10, 3)
@@ -89,7 +89,7 @@ class Browser:
         while b"\0" not in self.buffer:
             part = os.read(self.back, 1 << 20)
             if not part:
-                sys.exit("the browser has ended")
+                sys.exit("the browser ended unexpectedly")
             self.buffer += part
         text, _, self.buffer = self.buffer.partition(b"\0")
         message = json.loads(text)
@@ -111,9 +111,9 @@ class Browser:
                 return answer["result"]
 
     def open(self, page, width, dark):
-        """Loads a page; what it asks for beside itself is an error."""
+        """Loads a page. Anything that it loads from outside is an error."""
         if not page.is_file():
-            sys.exit(f"{page} is not there")
+            sys.exit(f"{page} does not exist")
         scheme = "dark" if dark else "light"
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
@@ -123,10 +123,10 @@ class Browser:
             pass
         outside = [url for url in self.requests if not url.startswith(("data:", page.resolve().as_uri()))]
         if outside:
-            sys.exit(f"{page} asks for {outside}")
+            sys.exit(f"{page} loads {outside} from outside")
         wide = self.run("document.documentElement.scrollWidth")
         if wide > width:
-            sys.exit(f"{page} is {wide} px wide at a window of {width} px")
+            sys.exit(f"{page} is {wide} px wide in a window of {width} px")
 
     def run(self, script):
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
@@ -154,7 +154,7 @@ class Browser:
 
 
 def shrink(file):
-    """Few colours take less room; pages have few but for samples, which are grey."""
+    """Reduces the colours to save space. Pages have few colours, except for samples, which are grey."""
     try:
         from PIL import Image
     except ImportError:
@@ -164,9 +164,9 @@ def shrink(file):
 
 
 def printed(pdf, out, resolution=60):
-    """The pages of a PDF file as pictures."""
+    """Converts the pages of a PDF file to images."""
     if shutil.which("pdftoppm") is None:
-        sys.exit("pdftoppm is not there: apt-get install poppler-utils")
+        sys.exit("pdftoppm was not found: apt-get install poppler-utils")
     subprocess.run(["pdftoppm", "-r", str(resolution), "-png", str(pdf), str(out)], check=True)
     pages = sorted(out.parent.glob(f"{out.name}-*.png"))
     for page in pages:
@@ -175,7 +175,7 @@ def printed(pdf, out, resolution=60):
 
 
 def docs(browser, tool, folder):
-    """The pages and pictures of docs/report.md."""
+    """Makes the pages and images of docs/report.md."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "many.onnx").exists() and not (folder / "many.html").exists():
         maker = ROOT / "scripts/make_sd_unet.py"
@@ -205,14 +205,14 @@ def main():
     parser.add_argument("--widths", default="500,900,1400")
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--print", action="store_true", dest="prints")
-    parser.add_argument("--height", type=int, help="pixels of each picture, at most")
-    parser.add_argument("--docs", action="store_true", help="make pages and pictures of docs/report.md")
+    parser.add_argument("--height", type=int, help="maximum height of each image in pixels")
+    parser.add_argument("--docs", action="store_true", help="make the pages and images of docs/report.md")
     parser.add_argument("--tool", type=pathlib.Path, default=ROOT / "target/release/onnx-diffprune")
     parser.add_argument("--pages", type=pathlib.Path, default=ROOT / "target/report-pages", dest="folder")
     args = parser.parse_args()
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        sys.exit("no Chromium is there: apt-get install chromium")
+        sys.exit("Chromium was not found: apt-get install chromium")
     browser = Browser(program)
     if args.docs:
         docs(browser, args.tool, args.folder)

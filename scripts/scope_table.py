@@ -1,12 +1,11 @@
-"""Local and global scope at equal MACs, after the refit: the table of docs/quality.md.
+"""Compares local and global scope at equal MACs, after the refit: the table of docs/quality.md.
 
     python scripts/scope_table.py TOOL [--macs 0.57,0.34] [--seeds 0,1,2] [--criterion diff-pruning]
         [--model M.onnx --train X.npy --heldout Y.npy --scheduler S.json]
 
-Prunes fixtures/ddpm_fashion16.onnx (or another network) to shares of the MACs in both scopes and measures the mean denoising
-loss on images that nothing was fitted to: 256 images, t = 0, 40, ..., 960, one noise for all timesteps
-(`onnx-diffprune loss --count 256 --timesteps 25 --seed 0`). A seed chooses samples and noise of gradients and refit. Prints
-Markdown.
+Prunes fixtures/ddpm_fashion16.onnx (or another network) to shares of the MACs in both scopes and measures the mean
+denoising loss on held-out images: 256 images, t = 0, 40, ..., 960, the same noise for all timesteps (`onnx-diffprune
+loss --count 256 --timesteps 25 --seed 0`). A seed determines samples and noise of gradients and refit. Prints Markdown.
 """
 
 import argparse
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--macs", default="0.57,0.34")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--criterion", default="diff-pruning")
-    parser.add_argument("--timesteps", default="100", help="timesteps of the gradients")
+    parser.add_argument("--timesteps", default="100", help="number of timesteps of the gradients")
     options = parser.parse_args()
 
     def loss(model: str) -> float:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Pack randomly weighted ONNX models into small skeletons, and unpack them again.
 
-A skeleton keeps the graph and every constant that could name a size. Each float weight of more than 64 elements is
-replaced by an empty tensor of the same shape, and its mean and standard deviation are noted in its ``doc_string``;
-unpacking draws it anew from N(mean, std) with a PCG64 generator seeded by the weight's name, so that the same skeleton
-always yields the same model. Files are compressed with xz.
+A skeleton contains the graph and every constant that could be a size. Each float weight of more than 64 elements is
+replaced by an empty tensor of the same shape, with its mean and standard deviation in its ``doc_string``. Unpacking
+samples it again from N(mean, std) with a PCG64 generator seeded by the weight's name, so that a skeleton always yields
+the same model. Files are compressed with xz.
 
     skeleton.py pack MODEL.onnx [...] --out DIR
     skeleton.py unpack SKELETON.onnx.xz [...] --out DIR
@@ -32,7 +32,8 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOU
 
 
 def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every tensor that may be stripped, with a name that is unique in the model: initializers and Constant values."""
+    """Yield every tensor that may be stripped, with a name that is unique in the model: initializers and Constant
+    values."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node in graph.node:
@@ -45,11 +46,11 @@ def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
 
 
 def is_smooth_table(values: np.ndarray) -> bool:
-    """Whether a constant is a computed table rather than drawn weights.
+    """Return whether a constant is a computed table and not a random weight.
 
-    Frequencies, masks and filters give a network its meaning (a causal mask of N(mean, std) is no mask), and they
-    compress well anyway, so they are kept. Drawn weights seldom repeat a value or form a monotone run; a large half
-    precision weight has few distinct values too, hence the cap.
+    Frequencies, masks and filters are part of a network's meaning (a causal mask of N(mean, std) is not a mask), and
+    they compress well, so they are kept. Random weights seldom repeat a value or have a monotone run. A large float16
+    weight has few distinct values too, hence the upper limit.
     """
     flat = values.ravel()
     if not np.isfinite(flat).all() or len(np.unique(flat)) < min(flat.size // 2, 1000):
@@ -84,7 +85,7 @@ def fill(name: str, tensor: onnx.TensorProto) -> None:
 
 
 def drop_notes(graph: onnx.GraphProto) -> None:
-    """Remove what exporters write for people: source positions and stack traces (they also name local paths)."""
+    """Remove exporters' annotations: source positions and stack traces, which contain local paths."""
     graph.ClearField("doc_string")
     graph.ClearField("metadata_props")
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -122,7 +123,7 @@ def unpack(source: Path, target: Path) -> None:
         fill(name, tensor)
     partial = target.with_suffix(".onnx.tmp")
     partial.write_bytes(model.SerializeToString(deterministic=True))
-    # Tests may unpack side by side: a reader must never see half a file.
+    # Tests may unpack in parallel: a reader must never see an incomplete file.
     partial.replace(target)
 
 
@@ -140,7 +141,7 @@ def main() -> int:
     if options.all:
         files += sorted(options.all.glob("*.onnx" if packing else f"*{SUFFIX}"))
     if not files:
-        parser.error("name files, or a folder with --all")
+        parser.error("pass files, or a folder with --all")
     options.out.mkdir(parents=True, exist_ok=True)
     for source in files:
         if packing:

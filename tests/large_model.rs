@@ -1,6 +1,6 @@
-//! A model of more than 2 GiB, its weights in several files: more than one protobuf message can hold.
+//! A model of more than 2 GiB, with weights in several files: more than one protobuf message can hold.
 //!
-//! Runs only by name, for it writes 2.8 GB to the disk: `cargo test --release --test large_model -- --nocapture`
+//! Runs by name only because it writes 2.8 GB to the disk: `cargo test --release --test large_model -- --nocapture`
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -31,7 +31,7 @@ fn entry<'t>(tensor: &'t TensorProto, key: &str) -> &'t str {
     tensor.external_data.iter().find(|entry| entry.key == key).map_or("", |entry| &entry.value)
 }
 
-/// Writes a random weight to the end of a data file: uniform, of a spread that keeps the magnitude of activations.
+/// Appends a random weight to a data file: uniform, with a range that keeps the magnitude of activations.
 fn append_weight(folder: &Path, location: &str, file: &mut BufWriter<File>, name: &str, dims: [i64; 2]) -> TensorProto {
     let offset = file.stream_position().unwrap();
     let spread = (6.0 / dims[0] as f32).sqrt();
@@ -40,7 +40,7 @@ fn append_weight(folder: &Path, location: &str, file: &mut BufWriter<File>, name
     for _ in 0..dims[0] {
         row.clear();
         for _ in 0..dims[1] {
-            // xorshift64: fast, and no two rows are alike.
+            // xorshift64: fast, and no two rows are equal.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -65,7 +65,7 @@ fn append_weight(folder: &Path, location: &str, file: &mut BufWriter<File>, name
     }
 }
 
-/// A chain of linear layers with activations, the weights dealt out to [`FILES`] files.
+/// Writes a chain of linear layers with activations. The weights are distributed over [`FILES`] files.
 fn write_model(folder: &Path) -> PathBuf {
     let locations: Vec<String> = (0..FILES).map(|at| format!("weights-{at}.bin")).collect();
     let mut files: Vec<BufWriter<File>> = locations
@@ -95,7 +95,7 @@ fn write_model(folder: &Path) -> PathBuf {
     save(folder, &model_of(17, graph))
 }
 
-/// Most memory that this process has used so far; only Linux tells.
+/// Returns the peak memory of this process so far, which only Linux reports.
 fn peak_memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim().to_owned()
@@ -106,7 +106,7 @@ fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let started = Instant::now();
     let tell =
-        |what: &str| println!("{:6.1} s  {what}; peak memory {}", started.elapsed().as_secs_f64(), peak_memory());
+        |event: &str| println!("{:6.1} s  {event}; peak memory {}", started.elapsed().as_secs_f64(), peak_memory());
     let path = write_model(folder.path());
     let bytes = load(&path).unwrap().total_bytes().unwrap();
     assert!(bytes > 2 << 30, "{bytes} bytes");
@@ -129,7 +129,7 @@ fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     assert!(report.passed && report.values.is_none(), "{report:?}");
     tell(&format!("{after} bytes verified, worst relative error {:.1e}", report.worst()));
 
-    // One row that is zero, of the 4096 of a layer in the middle.
+    // Sets one of the 4096 rows of a layer in the middle to zero.
     let offset: u64 = entry(weights[4], "offset").parse().unwrap();
     let row = 4 * weights[4].dims[1] as usize;
     let mut data = File::options().write(true).open(pruned.path.with_extension("onnx.data")).unwrap();
@@ -137,7 +137,7 @@ fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     data.write_all(&vec![0; row]).unwrap();
     drop(data);
     let report = pruned.verify(&pruned.path);
-    assert!(!report.passed, "a row of zeros went unnoticed");
+    assert!(!report.passed, "verification did not detect a row of zeros");
     assert_eq!(report.first_difference.unwrap().node, "matmul_4");
     tell("a row of zeros in the external data found");
 }

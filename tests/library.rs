@@ -1,4 +1,4 @@
-//! The library as its callers see it: the front page alone, without `internals`.
+//! The library as its callers see it: the public API alone, without `internals`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::ops::ControlFlow;
@@ -36,7 +36,7 @@ fn diff_pruning() -> ScoreOptions {
     options
 }
 
-/// Everything in a folder, hidden files as well.
+/// Returns the names of everything in a folder, including hidden files.
 fn listing(folder: &Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
@@ -45,7 +45,7 @@ fn listing(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_callers_hold_can_be_sent_to_other_threads() {
+fn public_types_can_be_sent_to_other_threads() {
     fn check<T: Send + Sync + 'static>() {}
     check::<Model>();
     check::<Analysis>();
@@ -104,7 +104,7 @@ fn a_network_is_cut_verified_and_saved_with_its_plan() {
 }
 
 #[test]
-fn scores_serve_several_cuts() {
+fn scores_can_be_used_for_several_cuts() {
     let scores = analysed("dit_tiny.onnx").score(&magnitude(), None).unwrap();
     let share = |cut: &Cut| cut.after().parameters as f64 / cut.before().parameters as f64;
     let [light, heavy] = [0.2, 0.6].map(|ratio| share(&scores.cut(Ratio(ratio)).unwrap()));
@@ -112,13 +112,13 @@ fn scores_serve_several_cuts() {
     assert!(share(&scores.cut(Target::Params(0.5)).unwrap()) <= 0.5);
 }
 
-/// The error of a call that must fail.
+/// Returns the error of a call that must fail.
 fn error<T>(result: Result<T, Error>) -> Error {
     result.err().unwrap()
 }
 
 #[test]
-fn every_kind_of_error_can_be_told_apart() {
+fn every_failure_has_its_error_kind_and_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -155,12 +155,12 @@ fn every_kind_of_error_can_be_told_apart() {
     for (error, kind, code) in cases {
         assert_eq!((error.kind(), error.exit_code()), (kind, code), "{error}");
     }
-    // An error that says nothing of a library of ONNX Runtime is none of a missing one.
+    // A file that is not ONNX Runtime counts as a missing runtime.
     let other = Runtime::open(Some(&file("libother.so", b"not a library")));
     assert_eq!(error(other).kind(), ErrorKind::RuntimeMissing);
 }
 
-/// Saves a cut whose verification can't pass: no error is small enough.
+/// Saves a cut whose verification can't pass, because no error is small enough.
 fn wrong_cut(folder: &Path) -> Result<(), Error> {
     let cut = analysed("dit_tiny.onnx").score(&magnitude(), None)?.cut(Ratio(0.5))?;
     let mut staged = cut.stage(folder.join("wrong.onnx"))?;
@@ -171,7 +171,7 @@ fn wrong_cut(folder: &Path) -> Result<(), Error> {
 }
 
 #[test]
-fn a_deployment_tells_how_far_it_is() {
+fn a_deployment_reports_its_progress() {
     use onnx_diffprune::deployment::{DeployOptions, DeployPrecision, DeployTarget, deploy};
     let folder = tempfile::tempdir().unwrap();
     let model = Model::open(fixture("ddpm_fashion16.onnx")).unwrap();
@@ -194,7 +194,7 @@ fn a_deployment_tells_how_far_it_is() {
         assert!(own.iter().max() > own.iter().min(), "{stage:?}: {own:?}");
     }
     assert!(seen.iter().all(|(_, done, total)| done <= total));
-    // One that is stopped leaves nothing.
+    // A cancelled deployment leaves no files.
     let stopped = folder.path().join("stopped");
     let stop = |progress: Progress<'_>| match progress {
         Progress::At { stage: Stage::Comparing, done: 5, .. } => ControlFlow::Break(()),
@@ -206,7 +206,7 @@ fn a_deployment_tells_how_far_it_is() {
 }
 
 #[test]
-fn a_call_that_is_stopped_leaves_no_file() {
+fn a_cancelled_call_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("pruned.onnx");
     let stops_at = |wanted: Stage| {

@@ -1,4 +1,4 @@
-//! Gradients through the training API of ONNX Runtime. With a library that has none, that it says so.
+//! Gradients through the training API of ONNX Runtime. A library without this API must report that.
 
 mod support;
 
@@ -15,7 +15,7 @@ fn largest(values: &[f32]) -> f32 {
 }
 
 #[test]
-fn the_training_api_gives_the_same_gradients() {
+fn the_training_api_computes_the_same_gradients() {
     let path = fixture("dit_tiny.onnx");
     let read = |suffix: &str| onnx_diffprune::npz::read(&path.with_extension(suffix)).unwrap();
     let model = onnx_diffprune::load::load(&path).unwrap();
@@ -46,7 +46,7 @@ fn the_training_api_gives_the_same_gradients() {
     let mut inputs: Vec<(String, Array)> = read("inputs.npz");
     inputs.extend(read("grads.npz").into_iter().filter(|(name, _)| name == TARGET));
     let expected = pass.run(&model, &inputs).unwrap();
-    // The second run replaces what the first one accumulated.
+    // The second run replaces the accumulated gradients of the first.
     session.run(&model, &inputs).unwrap();
     let found = session.run(&model, &inputs).unwrap();
     assert!((found.loss - expected.loss).abs() < 1e-5 * expected.loss, "{} {}", found.loss, expected.loss);

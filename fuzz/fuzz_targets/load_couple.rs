@@ -1,4 +1,5 @@
-//! Any bytes, through load, shape inference, coupling, selection and rewriting: errors are fine, panics are not.
+//! Runs arbitrary bytes through load, shape inference, coupling, selection and rewriting: errors are fine, panics are
+//! not.
 //!
 //! `RUSTC_BOOTSTRAP=1 cargo fuzz run load_couple -- -rss_limit_mb=4096`
 

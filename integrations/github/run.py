@@ -1,9 +1,9 @@
 """The step of action.yml that runs the tool.
 
-Reads its inputs from the environment, as action.yml names them. Prunes a network, or takes one that was pruned before; verifies
-it, and compares it with its original on samples where there are any. Writes the report, the JUnit files and summary.md into
-the folder RESULTS, the step's outputs and its summary into the files that GitHub names, and an annotation for every check that
-failed. The exit code is that of the first command that failed.
+Its inputs are environment variables with the names in action.yml. It prunes a network, or uses an already pruned one,
+verifies it, and compares it with its original on samples if there are any. It writes the report, the JUnit files and
+summary.md into the folder RESULTS, the step's outputs and summary into the files that GitHub names, and an annotation
+for every failed check. The exit code is that of the first command that failed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def given(name: str) -> str:
 
 
 def append(variable: str, text: str) -> None:
-    """Adds to a file that GitHub reads after the step; elsewhere there is none."""
+    """Appends to a file that GitHub reads after the step. Outside of GitHub there is no such file."""
     if path := os.environ.get(variable):
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
 
 
 def escaped(text: str, is_property: bool = False) -> str:
-    """Text as a workflow command takes it."""
+    """Escapes text for a workflow command."""
     for sign, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         text = text.replace(sign, code)
     if is_property:
@@ -44,18 +44,18 @@ def annotate(title: str, text: str) -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs the tool; its messages go to the log, its result is returned."""
+    """Runs the tool. Its messages go to the log, its result is returned."""
     print("$", shlex.join(["onnx-diffprune", *arguments]), flush=True)
     return subprocess.run([TOOL, *arguments], stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
 
 
 def cell(text: str) -> str:
-    """Text for a cell of a table: names come from files."""
+    """Escapes text for a table cell, because names come from files."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "'").replace("<", "&lt;").replace("\n", " ")
 
 
 def cuts(result: dict) -> dict[str, dict]:
-    """What was cut, by component where it is a pipeline."""
+    """Returns the cuts in a result: one, or one for each component of a pipeline."""
     found = result.get("components", {"": result} if "before" in result else {})
     return {name: cut for name, cut in found.items() if isinstance(cut, dict) and cut.get("before") and cut.get("after")}
 
@@ -73,7 +73,7 @@ def table_of_cuts(found: dict[str, dict]) -> list[str]:
 
 
 def table_of_checks(path: Path) -> list[str]:
-    """The cases of a JUnit file as rows; those that failed become annotations."""
+    """Returns the cases of a JUnit file as table rows, and annotates those that failed."""
     lines = []
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         problem = next((child for child in case if child.tag in ("failure", "error")), None)
@@ -89,7 +89,7 @@ def table_of_checks(path: Path) -> list[str]:
 def main() -> int:
     model, pruned, results = given("MODEL"), given("PRUNED"), Path(given("RESULTS") or "onnx-diffprune-results")
     if not model:
-        annotate("onnx-diffprune", "no model given")
+        annotate("onnx-diffprune", "no model given: set the input `model`")
         return 2
     results.mkdir(parents=True, exist_ok=True)
     append("GITHUB_OUTPUT", f"results={results}\n")

@@ -1,7 +1,7 @@
-"""OnnxDiffPrune: a pass of Olive that prunes a diffusion network by onnx-diffprune.
+"""OnnxDiffPrune: an Olive pass that prunes a diffusion network with onnx-diffprune.
 
-Olive finds passes by a package configuration. ``python -m onnx_diffprune_olive > passes.json`` writes Olive's own with this
-pass in it:
+Olive finds passes through a package configuration. ``python -m onnx_diffprune_olive > passes.json`` writes Olive's
+default one with this pass added:
 
     olive run --config recipe.json --package-config passes.json
 """
@@ -28,41 +28,41 @@ from olive.resource_path import LocalFile, LocalFolder
 
 __all__ = ["OnnxDiffPrune", "package_config"]
 
-# Olive sets the level of its own logger, and prints what comes to it.
+# Olive sets the level of its logger and prints its messages.
 logger = logging.getLogger(f"olive.{__name__}")
 
-# Keywords of `onnx_diffprune.prune` that are parameters of the pass: type, whether it is a path, and what it means.
+# Keywords of `onnx_diffprune.prune` that are parameters of the pass: type, whether it is a path, description.
 _KEYWORDS: dict[str, tuple[Any, bool, str]] = {
-    "ratio": (float, False, "Share of the channels that every channel group loses, in [0, 1)."),
+    "ratio": (float, False, "Share of the channels to remove from every channel group, in [0, 1)."),
     "target_macs": (float, False, "Share of the multiply-accumulate operations to keep at most, instead of a ratio."),
     "target_params": (float, False, "Share of the parameters to keep at most, instead of a ratio."),
-    "criterion": (str, False, "What scores channels: diff-pruning (the default), taylor, hessian, magnitude, random."),
+    "criterion": (str, False, "Criterion: diff-pruning (the default), taylor, hessian, magnitude, random."),
     "scope": (str, False, "local (the default): every group loses the same share; global: groups compete."),
-    "align": (str, False, "Keep widths that a runtime is fast at: tensorrt, ort-cuda, openvino, cpu; :int8 after it."),
+    "align": (str, False, "Align widths to a runtime: tensorrt, ort-cuda, openvino, cpu; append :int8 for int8."),
     "keep": (list[str], False, "Keep the groups with a weight or node whose name matches one of these."),
     "size": (dict[str, int], False, "Sizes of symbolic dimensions."),
-    "data": (str, True, "Clean samples: a folder of images or latents, or an array file. Without it they are drawn."),
-    "scheduler_config": (str, True, "The scheduler_config.json of the network, where no pipeline is around it."),
-    "pipeline": (str, True, "The folder of the pipeline that the network belongs to, where it does not lie in it."),
+    "data": (str, True, "Clean samples: a folder of images or latents, or an array file. Default: generated."),
+    "scheduler_config": (str, True, "The scheduler_config.json of a network outside of a pipeline."),
+    "pipeline": (str, True, "The folder of the network's pipeline, if the network is not in it."),
     "prompts": (str, True, "A text file with a prompt on each line, for the text encoders of the pipeline."),
     "device": (str, False, "Where gradients are computed: cpu (the default), cuda, cuda:N."),
     "seed": (int, False, "Seed of samples and noise."),
 }  # fmt: skip
 
-# What would leave Olive without a file, without its plan, or with a network that nobody has checked.
+# Options that would leave Olive without a file, without its plan, or with an unverified network.
 _REFUSED = ("dry_run", "no_verify", "plan")
 
 
 class OnnxDiffPrune(Pass):
-    """Removes the least important channels of a diffusion network and proves that the cut is correct.
+    """Removes the least important channels of a diffusion network and verifies the cut.
 
-    The output has the plan of the cut beside it (``model.plan.json``), which later passes carry along as one of the
-    model's additional files. A cut that can't be proved raises ``onnx_diffprune.VerificationFailedError``.
+    The plan of the cut is beside the output (``model.plan.json``); later passes keep it as one of the model's
+    additional files. A cut that fails verification raises ``onnx_diffprune.VerificationFailedError``.
     """
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        del accelerator_spec  # A cut is the same for all of them.
+        del accelerator_spec  # The cut does not depend on the accelerator.
         parameters = {
             name: PassConfigParam(
                 type_=type_,
@@ -75,12 +75,12 @@ class OnnxDiffPrune(Pass):
         parameters["refit"] = PassConfigParam(
             type_=bool,
             default_value=None,
-            description="Fit the weights that are left by least squares. By default where there are clean samples.",
+            description="Fit the kept weights by least squares. Default: if there are clean samples.",
         )
         parameters["options"] = PassConfigParam(
             type_=dict[str, Any],
             default_value=None,
-            description="What else `onnx_diffprune.prune` takes as keywords, such as {'timesteps': 100}.",
+            description="Further keywords of `onnx_diffprune.prune`, such as {'timesteps': 100}.",
         )
         return parameters
 
@@ -88,11 +88,11 @@ class OnnxDiffPrune(Pass):
         self, model: ONNXModelHandler, config: type[BasePassConfig], output_model_path: str
     ) -> ONNXModelHandler:
         if not isinstance(model, ONNXModelHandler):
-            raise TypeError(f"OnnxDiffPrune: expected an ONNXModel, found {type(model).__name__}: export it before")
+            raise TypeError(f"OnnxDiffPrune: expected an ONNXModel, found {type(model).__name__}: export it first")
         if model.external_initializers_path or model.constant_inputs_path:
             raise ValueError(
                 f"OnnxDiffPrune: {model.model_path}: expected all weights in the model, found external initializers or "
-                "constant inputs: prune before the pass that takes them out"
+                "constant inputs: run this pass before the one that extracts them"
             )
         output = Path(resolve_onnx_path(output_model_path))
         report = onnx_diffprune.prune(model.model_path, output, **_keywords(config))
@@ -104,7 +104,7 @@ class OnnxDiffPrune(Pass):
         attributes = deepcopy(model.model_attributes or {})
         plan = output.with_suffix(".plan.json")
         attributes["additional_files"] = sorted({*(attributes.get("additional_files") or []), str(plan)})
-        # Olive takes a model with data files as a folder and the name of the model in it.
+        # For Olive, a model with data files is a folder and the name of the model in it.
         has_data = bool(get_external_data_file_names(output))
         return ONNXModelHandler(
             model_path=LocalFolder({"path": output.parent}) if has_data else LocalFile({"path": output}),
@@ -116,10 +116,10 @@ class OnnxDiffPrune(Pass):
 
 
 def _keywords(config: type[BasePassConfig]) -> dict[str, Any]:
-    """The parameters of the pass as keywords of `onnx_diffprune.prune`.
+    """Returns the parameters of the pass as keywords of `onnx_diffprune.prune`.
 
     Raises:
-        ValueError: ``options`` has what is a parameter of the pass, or what a pass can't do.
+            ValueError: ``options`` contains a parameter of the pass, or an option that a pass can't have.
     """
     keywords = {name: value for name in _KEYWORDS if (value := getattr(config, name)) is not None}
     if config.refit is not None:
@@ -127,14 +127,20 @@ def _keywords(config: type[BasePassConfig]) -> dict[str, Any]:
     options = config.options or {}
     for name in options:
         if name in _REFUSED:
-            raise ValueError(f"OnnxDiffPrune: options: {name} is not for a pass, which writes a verified network")
+            raise ValueError(
+                f"OnnxDiffPrune: options: {name} is not allowed: remove it. The pass always writes a verified network "
+                "and its plan"
+            )
         if name in _KEYWORDS or name in ("refit", "no_refit"):
-            raise ValueError(f"OnnxDiffPrune: options: {name} is a parameter of the pass: give it outside of options")
+            raise ValueError(f"OnnxDiffPrune: options: {name} is a parameter of the pass: set it outside of options")
     return {"no_latency": True, **keywords, **options}
 
 
 def package_config() -> dict[str, Any]:
-    """The package configuration of the installed Olive with this pass in it, for ``olive.run(..., package_config=...)``."""
+    """Returns the package configuration of the installed Olive with this pass added.
+
+    It is the argument ``package_config`` of ``olive.run``.
+    """
     known: dict[str, Any] = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text(encoding="utf-8"))
     known["passes"]["OnnxDiffPrune"] = {
         "module_path": "onnx_diffprune_olive.OnnxDiffPrune",

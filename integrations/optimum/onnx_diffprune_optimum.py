@@ -1,4 +1,4 @@
-"""Pruned pipelines of optimum: `prune_pipeline` cuts the networks of a pipeline and loads what comes out."""
+"""Pruned pipelines for optimum: `prune_pipeline` prunes the networks of a pipeline and loads the result."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def prune_pipeline(
 
     Args:
         pipeline: The folder of a pipeline, as `ORTDiffusionPipeline.save_pretrained` and `optimum-cli export onnx` write
-            it, or a loaded pipeline; that is saved into a temporary folder first.
-        output: The folder for the pruned pipeline, with the plans of its cuts. It may hold an earlier one.
-        load: What `ORTDiffusionPipeline.from_pretrained` takes for the pruned pipeline, such as
+            it, or a loaded pipeline, which is first saved to a temporary folder.
+        output: The folder of the pruned pipeline, with the plans of its cuts. An earlier one is replaced.
+        load: Keywords of `ORTDiffusionPipeline.from_pretrained` for the pruned pipeline, such as
             ``{"provider": "CUDAExecutionProvider"}``.
-        progress: Gets what there is to tell while the pipeline is pruned.
-        **options: What `onnx_diffprune.prune` takes: ``ratio``, ``components``, ``data``, ``prompts``, ... Without
-            ``components`` the denoiser is cut.
+        progress: Called with every progress report of pruning.
+        **options: Keywords of `onnx_diffprune.prune`: ``ratio``, ``components``, ``data``, ``prompts``, ... Without
+            ``components``, only the denoiser is cut.
 
     Returns:
-        The pruned pipeline, of the class of a loaded ``pipeline``, else of that which its ``model_index.json`` names.
+        The pruned pipeline. Its class is that of a loaded ``pipeline``, otherwise the one in its ``model_index.json``.
 
     Raises:
-        onnx_diffprune.DiffpruneError: Input that is broken, a request that can't be met, a cut that can't be proved.
-        ValueError: ``dry_run``, which leaves nothing to load.
+        onnx_diffprune.DiffpruneError: Invalid input, a request that can't be met, a cut that failed verification.
+        ValueError: ``dry_run``, which writes nothing that could be loaded.
     """
     if options.get("dry_run"):
         raise ValueError("prune_pipeline(): dry_run writes no pipeline to load: use onnx_diffprune.prune")
@@ -55,5 +55,5 @@ def prune_pipeline(
     else:
         kind = ORTDiffusionPipeline
         onnx_diffprune.prune(pipeline, output, progress=progress, **options)
-    # Told that nothing is to be exported, optimum asks no server for files.
+    # With `export` set to False, optimum does not ask a server for files.
     return kind.from_pretrained(os.fspath(output), **{"export": False, **(load or {})})

@@ -1,6 +1,6 @@
-"""Structural pruning of exported diffusion networks, on the ONNX graph itself.
+"""Structural pruning of exported diffusion networks on their ONNX graph.
 
-One call scores, prunes, verifies and writes, as the command does:
+One call scores, prunes, verifies and writes, like the command:
 
 ```python
 import onnx_diffprune
@@ -9,7 +9,7 @@ report = onnx_diffprune.prune("unet.onnx", "pruned.onnx", ratio=0.3, data="image
 print(report["after"]["parameters"], "of", report["before"]["parameters"], "parameters are left")
 ```
 
-The same in steps, between which everything can be looked at:
+The same in single steps, whose results can be inspected:
 
 ```python
 from onnx_diffprune import Model, Runtime
@@ -21,8 +21,8 @@ with cut.stage("pruned.onnx") as staged:
     staged.verify(runtime).save()
 ```
 
-`commands` has all commands as functions, of which the names are here too; `options` says what they take as keywords;
-`models`, `cuts` and `networks` have the steps; `errors` the exceptions. The command line is the same program:
+`commands` has all commands as functions, which are also available here; `options` describes their keywords;
+`models`, `cuts` and `networks` have the single steps; `errors` the exceptions. The command line is the same program:
 ``onnx-diffprune --help``.
 """
 

@@ -1,4 +1,4 @@
-"""Values of Python as arguments of the command line; what is in memory goes into temporary files for the time of a call."""
+"""Conversion of Python values to command-line arguments. Values in memory are written to temporary files for a call."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .options import ModelLike, SerializableModel
 
 
 class Files:
-    """A temporary folder, made where something goes into it."""
+    """A temporary folder, created when the first file is added."""
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
     def path(self, name: str) -> str:
-        """A place for a file; its name is told in messages."""
+        """Return a path for a new file. Messages contain its name."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="onnx-diffprune-")
         folder = os.path.join(self._folder.name, str(self._count))
@@ -33,7 +33,7 @@ class Files:
         return os.path.join(folder, name)
 
     def close(self) -> None:
-        """Remove all."""
+        """Remove all files."""
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -47,7 +47,7 @@ class Files:
 
 
 def model_path(model: ModelLike, files: Files, name: str = "model") -> str:
-    """The path of a model; one in memory is written first."""
+    """Return the path of a model. A model in memory is written to a file first."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
     if isinstance(model, bytes):
@@ -63,14 +63,14 @@ def model_path(model: ModelLike, files: Files, name: str = "model") -> str:
 
 @cache
 def _options(command: str) -> dict[str, dict[str, Any]]:
-    """The options of a command by their names."""
+    """Return the options of a command by name."""
     arguments = _native.commands()[command]["arguments"]
     return {argument["name"]: argument for argument in arguments if argument["option"] is not None}
 
 
 def _texts(name: str, value: object, option: Mapping[str, Any], files: Files) -> Iterator[str]:
-    """A value as the texts that the option is given with, one after the other."""
-    import numpy  # Not at the start: the command needs none of it.
+    """Yield the texts of a value: the option is passed once for each of them."""
+    import numpy  # Imported here because the command line does not need it.
 
     if isinstance(value, numpy.ndarray):
         path = files.path(f"{name}.npy")
@@ -78,7 +78,7 @@ def _texts(name: str, value: object, option: Mapping[str, Any], files: Files) ->
         yield path
     elif isinstance(value, Mapping) and option["value"] == "FILE.npz":
         path = files.path(f"{name}.npz")
-        # Not by `savez`, whose own arguments some names would be.
+        # Not with `savez`, because some names would collide with its keywords.
         with zipfile.ZipFile(path, "w") as archive:
             for key, array in value.items():
                 with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
@@ -96,7 +96,7 @@ def _texts(name: str, value: object, option: Mapping[str, Any], files: Files) ->
 
 
 def _text(value: object) -> str:
-    """A single value."""
+    """Convert a single value."""
     import numpy
 
     if isinstance(value, bool):
@@ -111,10 +111,10 @@ def _text(value: object) -> str:
 
 
 def given(function: str, command: str, options: Mapping[str, object], files: Files) -> list[str]:
-    """Keywords as options of a command. `None` stands for what is not given.
+    """Convert keywords to options of a command. `None` means that the option is not set.
 
     Raises:
-        TypeError: A keyword that the command does not take, or a value of a type that it has no use for.
+        TypeError: A keyword that the command does not have, or a value of an unsupported type.
     """
     known, arguments = _options(command), []
     for name, value in options.items():
@@ -138,13 +138,13 @@ def given(function: str, command: str, options: Mapping[str, object], files: Fil
 
 @contextmanager
 def step_arguments(function: str, options: Mapping[str, object]) -> Iterator[list[str]]:
-    """Keywords of a step of a cut as options of the main job."""
+    """Convert the keywords of one step of a cut to options of the pruning command."""
     with Files() as files:
         yield given(function, "prune", options, files)
 
 
 def model_paths(models: ModelLike | Sequence[ModelLike], files: Files) -> list[str]:
-    """The paths of one or several models."""
+    """Return the paths of one or several models."""
     if isinstance(models, Sequence) and not isinstance(models, (str, bytes)):
         return [model_path(model, files) for model in models]
     return [model_path(models, files)]

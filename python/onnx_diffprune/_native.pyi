@@ -1,4 +1,4 @@
-"""The extension module. It is not for callers: the package around it says what everything means."""
+"""The extension module. It is private: the package around it documents every function."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where ONNX Runtime of this environment is."""
+"""The location of ONNX Runtime in this environment."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from . import _native
 
 
 def tell() -> None:
-    """Tell the library in which folder of packages ONNX Runtime lies: where Python would import it from.
+    """Tell the library in which package folder ONNX Runtime is: the one from which Python would import it.
 
-    Nothing is imported. Without the package the folder that this package lies in is told, so that messages name it.
+    Nothing is imported. Without ONNX Runtime, it is the folder of this package, so that messages name this environment.
     """
     try:
         found = importlib.util.find_spec("onnxruntime")

@@ -1,12 +1,13 @@
-"""The commands as functions. Each returns what the command prints with ``--format json``, as a dictionary.
+"""The commands as functions. Each returns the JSON object of ``--format json`` as a dictionary.
 
-A model is a path, an `onnx.ModelProto` or the bytes of one; the folder of a pipeline is a path too. Clean samples
-(``data``) are a path, or an array ``[count, channels, height, width]`` of floats in the range of the samples or of bytes;
-``inputs`` are a path or arrays by the names of the network's inputs, of which row ``i`` belongs to sample ``i``. What is in
-memory is written into temporary files for the time of the call.
+A model is a path, an `onnx.ModelProto` or its bytes; a path may be the folder of a pipeline. Clean samples (``data``)
+are a path, or an array ``[count, channels, height, width]`` of floats in the sample range or of bytes. ``inputs`` are a
+path, or arrays keyed by the names of the network's inputs; row ``i`` belongs to sample ``i``. Values in memory are
+written to temporary files for the duration of the call.
 
-All of them raise `DiffpruneError`. They stop on Ctrl-C with `KeyboardInterrupt`, and on what ``progress``
-raises (see `Progress`); no output is left then. Other threads of Python run while they work.
+All functions raise `DiffpruneError`. Ctrl-C stops them with `KeyboardInterrupt`, and so does an exception in
+``progress`` (see `Progress`), which is raised from the call; no output is left then. The GIL is released while they
+work.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _run(
     files: Files,
     extra: Sequence[str] = (),
 ) -> Any:
-    """The report of a command."""
+    """Run a command and return its report."""
     names = [] if command == "prune" else [command]
     arguments = ["onnx-diffprune", *names, *given(command, command, options, files), *extra, "--", *positional]
     report, _ = _native.call(arguments, _watching(progress))
@@ -81,21 +82,22 @@ def prune(
     progress: ProgressFunction | None = None,
     **options: Unpack[PruneOptions],
 ) -> dict[str, Any]:
-    """Remove the least important channels of a network, prove that the cut is correct, and write the smaller network.
+    """Remove the least important channels of a network, verify the cut, and write the smaller network.
 
     Args:
         model: The exported network, or the folder of a pipeline.
-        output: Where the smaller network goes; its plan goes beside it. Of a pipeline it is a folder. It is only left out
+        output: Path of the smaller network; its plan is written beside it. For a pipeline, a folder. Omit it only
             with ``dry_run=True``.
-        progress: Gets what there is to tell.
-        **options: See `onnx_diffprune.options.PruneOptions`: ``ratio``, ``target_macs`` or ``target_params`` says how much
-            goes.
+        progress: Called with every progress report.
+        **options: See `onnx_diffprune.options.PruneOptions`: ``ratio``, ``target_macs`` or ``target_params`` sets the
+            pruning target.
 
     Returns:
-        What ``onnx-diffprune IN.onnx OUT.onnx --format json`` prints: costs before and after, groups, verification, refit.
+        The JSON object of ``onnx-diffprune IN.onnx OUT.onnx --format json``: costs before and after, groups,
+            verification, refit.
 
     Raises:
-        DiffpruneError: Input that is broken, a request that can't be met, a cut that could not be proved.
+        DiffpruneError: Invalid input, a request that can't be met, or a cut that failed verification.
     """
     with Files() as files:
         places = [model_path(model, files), *([] if output is None else [_path(output)])]
@@ -116,8 +118,8 @@ def apply(
     Args:
         model: The network that the plan was made for, or the folder of its pipeline.
         plan: The plan, or the folder of a pipeline whose denoiser has one beside it.
-        output: Where the pruned network goes.
-        progress: Gets what there is to tell.
+        output: Path of the pruned network.
+        progress: Called with every progress report.
         **options: See `onnx_diffprune.options.ApplyOptions`.
     """
     with Files() as files:
@@ -134,13 +136,13 @@ def refit(
     progress: ProgressFunction | None = None,
     **options: Unpack[RefitOptions],
 ) -> dict[str, Any]:
-    """Fit the weights of a pruned network by least squares, so that it computes what its original does.
+    """Fit the weights of a pruned network by least squares, so that its outputs are close to those of the original.
 
     Args:
         original: The original network, or the folder of its pipeline.
-        pruned: The pruned network. Of one in memory ``plan`` names the plan of the cut.
-        output: Where the fitted network goes.
-        progress: Gets what there is to tell.
+        pruned: The pruned network. For one in memory, ``plan`` names the plan of its cut.
+        output: Path of the refitted network.
+        progress: Called with every progress report.
         **options: See `onnx_diffprune.options.RefitOptions`.
     """
     with Files() as files:
@@ -156,13 +158,13 @@ def finetune(
     progress: ProgressFunction | None = None,
     **options: Unpack[FinetuneOptions],
 ) -> dict[str, Any]:
-    """Train the weights of a network, by its denoising loss and the output of a teacher.
+    """Fine-tune the weights of a network on its denoising loss and the output of a teacher.
 
     Args:
         model: The network, or the folder of its pipeline.
-        output: Where the trained network goes. Checkpoints and the log of the run lie in ``run_folder``; they stay where
-            the run is stopped, and ``resume=True`` goes on from them.
-        progress: Gets what there is to tell: every step and every evaluation.
+        output: Path of the trained network. Checkpoints and the log of the run are in ``run_folder``; an interrupted run
+            keeps them, and ``resume=True`` continues from them.
+        progress: Called with every progress report, among them every step and every evaluation.
         **options: See `onnx_diffprune.options.FinetuneOptions`.
     """
     with Files() as files:
@@ -178,16 +180,16 @@ def verify(
     progress: ProgressFunction | None = None,
     **options: Unpack[VerifyOptions],
 ) -> dict[str, Any]:
-    """Compare a pruned network with its original under the plan of its cut.
+    """Verify a pruned network against its original by the plan of its cut.
 
     Args:
         original: The original network, or the folder of its pipeline.
-        pruned: The pruned network. Of one in memory ``plan`` names the plan of the cut.
-        progress: Gets what there is to tell.
+        pruned: The pruned network. For one in memory, ``plan`` names the plan of its cut.
+        progress: Called with every progress report.
         **options: See `onnx_diffprune.options.VerifyOptions`.
 
     Returns:
-        The report. ``passed`` says whether the two agree: a network that differs is no exception.
+        The report. ``passed`` states whether they agree; a network that differs raises no exception.
     """
     with Files() as files:
         places = [model_path(original, files), model_path(pruned, files, "pruned")]
@@ -196,7 +198,7 @@ def verify(
 
 
 def inspect(model: ModelLike, **options: Unpack[InspectOptions]) -> dict[str, Any]:
-    """Say what a network is made of, what it costs, which channels depend on each other, and what keeps channels and why.
+    """Describe a network: its costs, its channel groups, and which channels are kept and why.
 
     Args:
         model: The network, or the folder of a pipeline.
@@ -208,7 +210,7 @@ def inspect(model: ModelLike, **options: Unpack[InspectOptions]) -> dict[str, An
 
 
 def structure(model: ModelLike, **options: Unpack[InspectOptions]) -> str:
-    """The channel groups of a network and the nodes that they tie, as a graph in the DOT language.
+    """Return the channel groups of a network and the nodes that couple them, as a graph in the DOT language.
 
     Args:
         model: The network, or the folder of a pipeline.
@@ -226,8 +228,8 @@ def loss(
 
     Args:
         model: The network, pruned or not, or the folder of a pipeline.
-        progress: Gets what there is to tell.
-        **options: See `onnx_diffprune.options.LossOptions`; ``data`` is needed.
+        progress: Called with every progress report.
+        **options: See `onnx_diffprune.options.LossOptions`; ``data`` is required.
     """
     with Files() as files:
         report: dict[str, Any] = _run("loss", [model_path(model, files)], options, progress, files)
@@ -240,15 +242,15 @@ def evaluate(
     progress: ProgressFunction | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> dict[str, Any]:
-    """Say how good networks are beside their original: losses, samples from the same noise, costs.
+    """Compare networks with their original: losses, samples from the same noise, costs.
 
     Args:
         networks: The network or the networks to evaluate: pruned, refitted or tuned.
-        progress: Gets what there is to tell.
-        **options: See `onnx_diffprune.options.EvaluateOptions`; ``original`` and ``data`` are needed.
+        progress: Called with every progress report.
+        **options: See `onnx_diffprune.options.EvaluateOptions`; ``original`` and ``data`` are required.
 
     Raises:
-        UnmetError: A network is beyond ``max_loss_increase`` or ``min_ssim``; its ``report`` says by how much.
+        UnmetError: A network exceeds ``max_loss_increase`` or falls below ``min_ssim``; its ``report`` has the figures.
     """
     with Files() as files:
         report: dict[str, Any] = _run("evaluate", model_paths(networks, files), options, progress, files)
@@ -262,12 +264,12 @@ def sample(
     progress: ProgressFunction | None = None,
     **options: Unpack[SampleOptions],
 ) -> dict[str, Any]:
-    """Draw samples from a network into a picture, an array file or both. `Network.sample` returns them as an array.
+    """Generate samples with a network, as an image, an array file or both. `Network.sample` returns them as an array.
 
     Args:
         model: The network, or the folder of a pipeline.
-        output: Where the samples go as one PNG image of tiles.
-        progress: Gets what there is to tell.
+        output: Path of a PNG image with the samples as tiles.
+        progress: Called with every progress report.
         **options: See `onnx_diffprune.options.SampleOptions`.
     """
     extra = [] if output is None else [f"--output={_path(output)}"]
@@ -283,13 +285,13 @@ def encode(
     progress: ProgressFunction | None = None,
     **options: Unpack[EncodeOptions],
 ) -> dict[str, Any]:
-    """Encode images and captions once for a latent network, into a folder of arrays that ``data`` takes.
+    """Encode images and captions once for a latent network, into a folder of arrays that ``data`` accepts.
 
     Args:
-        images: The folder of images, with captions beside them where there are some.
+        images: The folder of images, optionally with captions beside them.
         cache: The folder for the arrays.
-        progress: Gets what there is to tell.
-        **options: See `onnx_diffprune.options.EncodeOptions`; ``vae_encoder`` is needed.
+        progress: Called with every progress report.
+        **options: See `onnx_diffprune.options.EncodeOptions`; ``vae_encoder`` is required.
     """
     with Files() as files:
         report: dict[str, Any] = _run("encode", [_path(images), _path(cache)], options, progress, files)
@@ -297,7 +299,7 @@ def encode(
 
 
 def artifacts(model: ModelLike, output: StrPath, **options: Unpack[ArtifactsOptions]) -> dict[str, Any]:
-    """Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
+    """Write the artifacts of a training session of ONNX Runtime: training, eval and optimizer model, checkpoint.
 
     Args:
         model: The network.
@@ -316,13 +318,13 @@ def deploy(
     progress: ProgressFunction | None = None,
     **options: Unpack[DeployOptions],
 ) -> dict[str, Any]:
-    """Make a network ready for a runtime: half precision or int8, profiles of sizes, commands, in a folder.
+    """Prepare a network for a runtime: a folder with the network in half precision or int8, size profiles and commands.
 
     Args:
         model: The network, or the folder of a pipeline.
-        bundle: The folder.
-        progress: Gets what there is to tell.
-        **options: See `onnx_diffprune.options.DeployOptions`; ``target`` is needed.
+        bundle: The output folder.
+        progress: Called with every progress report.
+        **options: See `onnx_diffprune.options.DeployOptions`; ``target`` is required.
     """
     with Files() as files:
         places = [model_path(model, files), _path(bundle)]
@@ -336,11 +338,11 @@ def bench(
     progress: ProgressFunction | None = None,
     **options: Unpack[BenchOptions],
 ) -> dict[str, Any]:
-    """Time networks in turn at the sizes that they are deployed at: milliseconds, peak memory, the time by operator.
+    """Measure the latency of networks in turn, at deployment sizes: milliseconds, peak memory, the time by operator.
 
     Args:
-        networks: The network or the networks.
-        progress: Gets what there is to tell.
+        networks: One or several networks.
+        progress: Called with every progress report.
         **options: See `onnx_diffprune.options.BenchOptions`.
     """
     with Files() as files:
@@ -349,13 +351,13 @@ def bench(
 
 
 def runtime(**options: Unpack[RuntimeOptions]) -> dict[str, Any]:
-    """Say which libraries of ONNX Runtime are found, which one is used, and which devices it can use.
+    """List the ONNX Runtime libraries that are found, the one in use, and the devices that it can use.
 
     Args:
         **options: See `onnx_diffprune.options.RuntimeOptions`.
 
     Raises:
-        RuntimeMissingError: None can be used; its ``report`` says where it was looked for.
+        RuntimeMissingError: No library can be used; its ``report`` lists the places that were searched.
     """
     with Files() as files:
         report: dict[str, Any] = _run("runtime", [], options, None, files)
@@ -363,5 +365,5 @@ def runtime(**options: Unpack[RuntimeOptions]) -> dict[str, Any]:
 
 
 def _path(path: StrPath) -> str:
-    """A path as text."""
+    """Return a path as text."""
     return os.fspath(path)

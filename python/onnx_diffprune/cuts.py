@@ -1,4 +1,4 @@
-"""Scores, cuts, and pruned files before they take their places: the last steps of a cut."""
+"""The last steps of a cut: scores, cuts, and pruned files before they are moved into place."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ __all__ = ["Cut", "Scores", "Staged"]
 
 
 class Scores:
-    """The scores of all channels, from which cuts are made. `Analysis.score` makes them."""
+    """The scores of all channels, from which cuts are made. `Analysis.score` returns it."""
 
     def __init__(self, native: _native.Scores, analysis: Analysis) -> None:
-        """Hold what `Analysis.score` made."""
+        """Wrap the result of `Analysis.score`."""
         self._native = native
         self._analysis = analysis
 
     @property
     def gradients(self) -> dict[str, Any] | None:
-        """How the gradients came about, with the losses by timestep, where the criterion takes them."""
+        """How the gradients were computed, with the losses by timestep. `None`: the criterion uses no gradients."""
         return self._native.gradients()
 
     def cut(self, **options: Unpack[CutOptions]) -> Cut:
-        """Choose channels and make the smaller graph. Nothing is written yet.
+        """Choose channels and build the smaller graph. Nothing is written yet.
 
         Args:
-            **options: See `onnx_diffprune.options.CutOptions`: ``ratio``, ``target_macs`` or ``target_params`` is needed.
+            **options: See `onnx_diffprune.options.CutOptions`: ``ratio``, ``target_macs`` or ``target_params`` is required.
 
         Raises:
-            UsageError: Options that make no sense.
+            UsageError: Invalid options.
             UnmetError: A target that can't be met.
         """
         with step_arguments("cut", options) as arguments:
@@ -51,35 +51,35 @@ class Scores:
 
 
 class Cut:
-    """A cut that can be written. `Scores.cut` and `Analysis.repeat` make it."""
+    """A cut that can be written. `Scores.cut` and `Analysis.repeat` return it."""
 
     def __init__(self, native: _native.Cut, analysis: Analysis) -> None:
-        """Hold what `Scores.cut` made."""
+        """Wrap the result of `Scores.cut`."""
         self._native = native
         self._analysis = analysis
 
     @property
     def analysis(self) -> Analysis:
-        """What is cut."""
+        """The analysis of the original network."""
         return self._analysis
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the cut keeps, with scores and reasons: the content of the plan file."""
+        """The kept channels, with scores and reasons: the content of the plan file."""
         return self._native.plan()
 
     def record(self, name: str, value: object) -> None:
-        """Add an entry to the options that plan and metadata record.
+        """Add an entry to the options that are recorded in plan and metadata.
 
         Args:
-            name: Its name.
-            value: What JSON can hold.
+            name: The name of the option.
+            value: A value that can be converted to JSON.
         """
         self._native.record(name, value)
 
     @property
     def ratio(self) -> float:
-        """The channel ratio that was used: the one that was asked for, or found for a target."""
+        """The channel ratio that was used: the requested one, or the one found for a target."""
         return self._native.ratio
 
     @property
@@ -89,34 +89,34 @@ class Cut:
 
     @property
     def after(self) -> dict[str, Any]:
-        """The cost of what is left."""
+        """The cost of the pruned network."""
         return self._native.costs()[1]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes of symbolic dimensions at which costs were counted."""
+        """The sizes of symbolic dimensions for which costs were counted."""
         return self._native.sizes()
 
     @property
     def warnings(self) -> list[str]:
-        """Things that the user should know."""
+        """Warnings for the user."""
         return self._native.warnings
 
     @property
     def frozen(self) -> list[str]:
-        """Values computed from shapes that were frozen at their old values, such as an attention scale."""
+        """Values computed from shapes that were frozen at their original values, such as an attention scale."""
         return self._native.frozen
 
     @property
     def unfused(self) -> list[dict[str, Any]]:
-        """Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not take their sizes."""
+        """Fused nodes that are written in standard operators, for sizes that ONNX Runtime's kernel does not support."""
         return self._native.unfused()
 
     def stage(self, output: StrPath) -> Staged:
-        """Write the pruned model into a hidden folder beside ``output``, which disappears unless it is saved.
+        """Write the pruned model into a hidden folder beside ``output``. It is removed unless the model is saved.
 
         Args:
-            output: Where the file goes in the end.
+            output: The final path of the file.
 
         Raises:
             OutputError: The output can't be written.
@@ -125,13 +125,13 @@ class Cut:
 
 
 class Staged:
-    """A pruned file that is complete but not yet in its place. `Cut.stage` makes it.
+    """A complete pruned file that is not in its place yet. `Cut.stage` returns it.
 
-    As a context manager it discards what was not saved.
+    As a context manager, it discards a file that was not saved.
     """
 
     def __init__(self, native: _native.Staged, cut: Cut) -> None:
-        """Hold what `Cut.stage` made."""
+        """Wrap the result of `Cut.stage`."""
         self._native = native
         self._cut = cut
         self._verification: dict[str, Any] | None = None
@@ -139,21 +139,21 @@ class Staged:
 
     @property
     def cut(self) -> Cut:
-        """The cut; after a refit its plan says how the weights were fitted."""
+        """The cut. After a refit, its plan describes how the weights were fitted."""
         return Cut(self._native.cut(), self._cut.analysis)
 
     def total_bytes(self) -> int:
-        """Bytes of the pruned file and its external data."""
+        """Return the number of bytes of the pruned file and its external data."""
         return self._native.total_bytes()
 
     @property
     def verification(self) -> dict[str, Any] | None:
-        """The report of the last verification of these weights, if there was one."""
+        """The report of the last verification of these weights. `None`: they have not been verified."""
         return self._verification
 
     @property
     def refit_report(self) -> dict[str, Any] | None:
-        """How the refit went, if there was one."""
+        """The report of the refit. `None`: there was none."""
         return self._refit
 
     def check(
@@ -164,16 +164,16 @@ class Staged:
         progress: ProgressFunction | None = None,
         **options: Unpack[CheckOptions],
     ) -> dict[str, Any]:
-        """Compare the pruned file with the original under the cut. A file that differs is no error yet.
+        """Verify the pruned file against the original. A difference raises no exception.
 
         Args:
-            runtime: Where both run.
+            runtime: The library that runs both.
             inputs: Inputs to use instead of random ones.
-            progress: Gets what there is to tell.
+            progress: Called with every progress report.
             **options: See `onnx_diffprune.options.CheckOptions`.
 
         Returns:
-            The report; ``passed`` says whether the two agree. `save` refuses a file that did not pass.
+            The report; ``passed`` states whether they agree. `save` refuses a file that did not pass.
         """
         return self._checked(runtime, inputs, progress, options)[0]
 
@@ -198,13 +198,13 @@ class Staged:
         progress: ProgressFunction | None = None,
         **options: Unpack[CheckOptions],
     ) -> Self:
-        """As `check`, but a file that differs is an error.
+        """Verify like `check`, but raise an exception for a difference.
 
         Returns:
-            This, for the next call.
+            The object itself, for chained calls.
 
         Raises:
-            VerificationFailedError: The pruned file does not compute what the original does under the cut.
+            VerificationFailedError: The pruned file differs from the masked reference.
         """
         report, failure = self._checked(runtime, inputs, progress, options)
         if failure is not None:
@@ -219,18 +219,18 @@ class Staged:
         progress: ProgressFunction | None = None,
         **options: Unpack[FitOptions],
     ) -> dict[str, Any]:
-        """Fit the weights that are left by least squares, so that the pruned network computes what the original does.
+        """Fit the kept weights by least squares, so that the outputs of the pruned network are close to the original's.
 
-        A verification of the cut before is forgotten: the weights are other ones.
+        An earlier verification is dropped, because the weights change.
 
         Args:
-            runtime: Where both networks run.
-            inputs: Conditioning: arrays by the names of the network's inputs; sample ``i`` takes row ``i``.
-            progress: Gets what there is to tell.
+            runtime: The library that runs both networks.
+            inputs: Conditioning: arrays keyed by the names of the network's inputs; row ``i`` belongs to sample ``i``.
+            progress: Called with every progress report.
             **options: See `onnx_diffprune.options.FitOptions`. ``data`` are clean samples.
 
         Returns:
-            How it went: layers with their errors before and after, losses of original, cut and refitted network.
+            The report: layers with their errors before and after, losses of original, cut and refitted network.
         """
         arrays = None if inputs is None else dict(inputs)
         with step_arguments("refit", options) as arguments:
@@ -245,27 +245,27 @@ class Staged:
         inputs: Mapping[str, NDArray[Any]] | None = None,
         **options: Unpack[CheckOptions],
     ) -> dict[str, Any]:
-        """Time original and pruned file on the CPU, in turn on the same inputs.
+        """Measure the latency of original and pruned file on the CPU, in turn on the same inputs.
 
         Returns:
-            ``sizes`` of the inputs, and for both ``networks`` the median and other figures in milliseconds.
+            The ``sizes`` of the inputs, and for both ``networks`` the median and other figures in milliseconds.
         """
         arrays = None if inputs is None else dict(inputs)
         with step_arguments("latency", options) as arguments:
             return self._native.latency(arguments, arrays, runtime._native)
 
     def add_file(self, place: StrPath, content: bytes) -> None:
-        """Add a file that takes its place together with the pruned one, such as a report."""
+        """Add a file, such as a report, that is moved into place together with the pruned one."""
         self._native.add_file(os.fspath(place), content)
 
     def save(self, plan: StrPath | bool = True) -> dict[str, Any]:
-        """Move the pruned file to its place, and the plan and what was added to theirs: all of them or none.
+        """Move the pruned file, its plan and added files into place: either all of them or none.
 
         Args:
-            plan: Where the plan goes; `True` for its place beside the output, `False` for no plan.
+            plan: Path of the plan; `True` for the default path beside the output, `False` for no plan.
 
         Returns:
-            ``output``, ``data``, ``plan``, the files that were ``removed``, and the ``bytes`` that were written.
+            ``output``, ``data``, ``plan``, the files that were ``removed``, and the number of ``bytes`` written.
 
         Raises:
             VerificationFailedError: The verification failed.
@@ -275,13 +275,13 @@ class Staged:
         return self._native.save(place, plan is not False)
 
     def discard(self) -> None:
-        """Remove the file. Nothing is left of it."""
+        """Remove the pruned file."""
         self._native.discard()
 
     def __enter__(self) -> Self:
-        """This."""
+        """Return the object itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Discard what was not saved."""
+        """Discard the file if it was not saved."""
         self.discard()

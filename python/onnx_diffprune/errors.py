@@ -1,7 +1,7 @@
-"""The exceptions of the package: one class for each kind of failure, under one base.
+"""The exceptions of the package: one class for each kind of failure, with a common base class.
 
-Every exception names the file, the node and its operator where one is at fault, says what was expected and found, and in
-`DiffpruneError.hint` what to do.
+Every message names the file, and the node with its operator if one is at fault, and states what was expected and found.
+`DiffpruneError.hint` states what to do.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = [
 
 
 class DiffpruneError(Exception):
-    """What went wrong, with everything that is needed to act on it."""
+    """An error, with the information needed to resolve it."""
 
     message: str
-    """What went wrong, in one text."""
+    """The message: what went wrong, and where."""
 
     hint: str | None
-    """What to do about it, where there is something."""
+    """What to do about it. `None`: there is no advice."""
 
     exit_code: int
-    """The exit code of a command that ends with it: 1 if the request can't be met, 2 for wrong use or broken input."""
+    """The exit code of a command that fails with it: 1 if the request can't be met, 2 for invalid usage or input."""
 
     causes: list[str]
-    """What caused it, the nearest cause first."""
+    """The messages of the causes, the nearest cause first."""
 
     report: dict[str, Any] | None
-    """What the command had found before it failed: the object that it prints with ``--format json``."""
+    """The results from before the failure: the object that the command prints with ``--format json``."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class DiffpruneError(Exception):
         causes: Sequence[str] = (),
         report: dict[str, Any] | None = None,
     ) -> None:
-        """Make an exception; the library does."""
+        """Create an exception. The library calls this."""
         super().__init__(message, hint, exit_code, list(causes), report)
         self.message = message
         self.hint = hint
@@ -59,32 +59,32 @@ class DiffpruneError(Exception):
         self.report = report
 
     def __str__(self) -> str:
-        """The message, and the hint on a line of its own."""
+        """Return the message, with the hint on a line of its own."""
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
 
 
 class UnreadableError(DiffpruneError):
-    """A file can't be read, or is not what it is given as: a plan, samples, a scheduler's configuration."""
+    """A file can't be read, or has the wrong content: a plan, samples, a scheduler's configuration."""
 
 
 class InvalidModelError(DiffpruneError):
-    """The file is no ONNX model, or one that contradicts itself or its operators' specifications."""
+    """The file is not an ONNX model, or it contradicts itself or its operators' specifications."""
 
 
 class UnsupportedError(DiffpruneError):
-    """The model or a configuration is sound, but needs something that this version does not know."""
+    """The model or a configuration is valid, but needs something that this version does not support."""
 
 
 class UnmetError(DiffpruneError):
-    """The request is sound but can't be met: nothing to prune, a target out of reach, too little memory."""
+    """The request is valid but can't be met: nothing to prune, a target out of reach, too little memory."""
 
 
 class VerificationFailedError(DiffpruneError):
-    """A pruned file does not compute what the original computes under the cut; it was not written."""
+    """A pruned file differs from the masked reference; it was not written."""
 
 
 class RuntimeMissingError(DiffpruneError):
-    """ONNX Runtime is needed and can't be used: there is none, or not the one that was named."""
+    """ONNX Runtime is needed and can't be used: there is none, or the given one can't be loaded."""
 
 
 class OutputError(DiffpruneError):
@@ -92,11 +92,11 @@ class OutputError(DiffpruneError):
 
 
 class UsageError(DiffpruneError, ValueError):
-    """An argument makes no sense, by itself or for this model."""
+    """An argument is invalid, by itself or for this model."""
 
 
 class CancelledError(DiffpruneError):
-    """What a progress function may raise to stop a call; any other exception does too, and comes out as it is."""
+    """Raised by a progress function to stop a call. Any other exception stops it too and is raised unchanged."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class CancelledError(DiffpruneError):
         causes: Sequence[str] = (),
         report: dict[str, Any] | None = None,
     ) -> None:
-        """Make an exception, which needs no text."""
+        """Create an exception; the message is optional."""
         super().__init__(message, hint, exit_code, causes, report)
 
 
 class DiffpruneWarning(UserWarning):
-    """Something that the user should know before the result."""
+    """A warning about the result."""

@@ -1,4 +1,4 @@
-"""Networks that denoise: their loss, and samples from them as arrays."""
+"""Denoising networks: their loss, and samples from them as arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Drawn", "Network"]
 
 
 class Network:
-    """A network that denoises: what its inputs stand for is recognised when it is opened."""
+    """A denoising network. The roles of its inputs are recognised when it is opened."""
 
     def __init__(
         self,
@@ -34,17 +34,17 @@ class Network:
         inputs: Mapping[str, NDArray[Any]] | None = None,
         **options: Unpack[NetworkOptions],
     ) -> None:
-        """Recognise what a network's inputs stand for.
+        """Recognise the roles of a network's inputs.
 
         Args:
-            model: The network. The scheduler and the sizes of a pipeline that it lies in are taken.
-            runtime: Needed for ``prompts``, which text encoders read.
-            inputs: Conditioning: arrays by the names of the network's inputs; sample ``i`` takes row ``i``.
-            **options: See `onnx_diffprune.options.NetworkOptions`. Of ``data`` only sizes are taken.
+            model: The network. If it is in a pipeline, the pipeline's scheduler and sizes are used.
+            runtime: Required for ``prompts``, which text encoders encode.
+            inputs: Conditioning: arrays keyed by the names of the network's inputs; row ``i`` belongs to sample ``i``.
+            **options: See `onnx_diffprune.options.NetworkOptions`. Only the sizes of ``data`` are used.
 
         Raises:
-            UnsupportedError: The network does not denoise, as far as can be told.
-            UsageError: A process that does not fit it.
+            UnsupportedError: The network is not recognised as a denoising network.
+            UsageError: A diffusion process that does not fit the network.
         """
         self._model = model
         arrays = None if inputs is None else dict(inputs)
@@ -55,7 +55,7 @@ class Network:
 
     @property
     def notes(self) -> list[str]:
-        """What of the process's configuration has no effect here, in words."""
+        """The settings of the process's configuration that have no effect."""
         return self._native.notes
 
     def loss(
@@ -73,13 +73,13 @@ class Network:
 
         Args:
             data: Clean samples: a path, or an array ``[count, channels, height, width]``.
-            runtime: Where the network runs.
-            data_range: The values of the data that stand for the ends of the sample range; 0 and 255 for bytes, floats
-                as they are, where it is not given.
+            runtime: The library that runs the network.
+            data_range: The values of the data that correspond to the ends of the sample range. `None`: 0 and 255 for
+                bytes, while floats are used unchanged.
             count: The number of samples.
             timesteps: The number of timesteps, spread evenly over the schedule.
-            seed: Of the choice of samples and of the noise, which is the same at every timestep.
-            progress: Gets what there is to tell.
+            seed: Seed of the choice of samples and of the noise, which is the same at every timestep.
+            progress: Called with every progress report.
 
         Returns:
             The ``mean``, and ``losses`` by timestep.
@@ -107,52 +107,52 @@ class Network:
         seed: int = 0,
         progress: ProgressFunction | None = None,
     ) -> Drawn:
-        """Draw samples.
+        """Generate samples.
 
         Args:
-            runtime: Where the network runs.
+            runtime: The library that runs the network.
             count: The number of samples.
-            steps: Evaluations of the network for a sample; 50 where it is not given, 20 with ``dpm++2m``.
+            steps: Number of network evaluations per sample. `None`: 50, or 20 with ``dpm++2m``.
             sampler: The sampler.
             skip: Which steps of a discrete schedule are visited.
             eta: DDIM's share of the noise that DDPM would add, from 0 to 1.
-            seed: Of all noise.
-            progress: Gets what there is to tell.
+            seed: Seed of all noise.
+            progress: Called with every progress report.
         """
         extent = (count, steps, seed)
         return Drawn(self._native.sample(extent, sampler, skip, eta, runtime._native, _watching(progress)))
 
 
 class Drawn:
-    """Samples that a network drew. `Network.sample` makes them."""
+    """Samples that a network generated. `Network.sample` returns them."""
 
     def __init__(self, native: _native.Drawn) -> None:
-        """Hold what `Network.sample` made."""
+        """Wrap the result of `Network.sample`."""
         self._native = native
 
     @property
     def values(self) -> NDArray[numpy.float32]:
-        """The samples ``[count, channels, height, width]``, in the range of the samples that the network was trained on."""
+        """The samples ``[count, channels, height, width]``, in the sample range on which the network was trained."""
         return self._native.values
 
     @property
     def report(self) -> dict[str, Any]:
-        """What was taken for what, the process in words, the inputs that were given, and the seconds that drawing took."""
+        """The roles of inputs and outputs, a description of the process, the given inputs, and the duration in seconds."""
         return self._native.report
 
     def png(self) -> bytes:
-        """The samples as one PNG image of tiles: the bytes of the file.
+        """Return the bytes of a PNG image with the samples as tiles.
 
         Raises:
-            UnmetError: The samples are no images.
+            UnmetError: The samples are not images.
         """
         return self._native.png()
 
     def save(self, png: StrPath | None = None, npy: StrPath | None = None) -> None:
-        """Write the samples as one PNG image of tiles, as they are as an array, or both: then both files or none.
+        """Write the samples as a PNG image of tiles, as an array, or both: then either both files or none.
 
         Args:
-            png: Where the image goes.
-            npy: Where the array goes.
+            png: Path of the image.
+            npy: Path of the array.
         """
         self._native.save(None if png is None else os.fspath(png), None if npy is None else os.fspath(npy))

@@ -1,4 +1,4 @@
-"""What a long call tells while it works."""
+"""Progress reports of long calls."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ _LOGGER = logging.getLogger("onnx_diffprune")
 
 @dataclass(frozen=True)
 class Progress:
-    """One thing that a long call tells.
+    """A progress report of a long call.
 
-    Every call that may take long has an argument ``progress``: a function that gets one of these each time. It is called
-    on the thread that made the call. An exception in it stops the call and comes out of it, and no output is left: raise
-    `CancelledError`, or any other.
+    Every long call has an argument ``progress``: a function that is called with each report, on the thread that made
+    the call. An exception in it stops the call and is raised from it, and no output is left: raise `CancelledError`, or
+    any other.
     """
 
     kind: Literal["stage", "step", "evaluation", "network", "note", "warning"]
-    """What it is about: how far a stage is; a step of training; a network that was judged in the middle of its training;
-    what was taken for what in a denoising network; something that the user may want to know, or should."""
+    """The kind of report: ``stage`` progress, a training ``step``, an ``evaluation`` during training, the recognised
+    roles of a denoising ``network``, a ``note`` or a ``warning``."""
 
     stage: str | None = None
-    """The stage that is under way: ``sampling``, ``losses``, ``gradients``, ``scoring``, ``comparing``, ``refitting``,
+    """The current stage: ``sampling``, ``losses``, ``gradients``, ``scoring``, ``comparing``, ``refitting``,
     ``training``, ``verifying``, ``counting``, ``timing``, ``features``, ``distances``, ``converting``, ``building`` or
     ``encoding``."""
 
     done: int | None = None
-    """Steps of the stage that are done."""
+    """Number of steps of the stage that are done."""
 
     total: int | None = None
-    """Steps of the stage in all."""
+    """Total number of steps of the stage."""
 
     seconds_left: float | None = None
-    """Seconds that the stage still takes, if the steps that are left take as long as those before."""
+    """Estimated seconds until the end of the stage, from the average duration of its steps so far."""
 
     text: str | None = None
-    """The text of a network, a note or a warning."""
+    """The text of a network, note or warning report."""
 
     loss: float | None = None
-    """The loss of a step of training, or the denoising loss on held-out samples of an evaluation."""
+    """The loss of a training step, or the denoising loss of an evaluation on held-out samples."""
 
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ else:
 
 
 def _watching(progress: ProgressFunction | None) -> _Watch:
-    """What the extension module calls: passes all on to ``progress``, warnings also to `warnings`, notes to `logging`."""
+    """Return the callback for the extension module: it calls ``progress``, emits warnings and logs notes."""
 
     def watch(kind: Any, **fields: Any) -> None:
         if kind == "warning":

@@ -1,4 +1,4 @@
-//! Arrays of NumPy as arrays of the library, and back.
+//! Conversion between NumPy arrays and the library's arrays.
 
 use half::{bf16, f16};
 use ndarray::ArrayD;
@@ -10,23 +10,23 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// The elements of an array of this type, in row-major order.
+/// Returns the elements of an array of this type, in row-major order.
 fn elements<T: Element + Copy>(array: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
     let array: PyReadonlyArrayDyn<'_, T> = array.extract()?;
     Ok(array.as_array().iter().copied().collect())
 }
 
-/// An array of NumPy as one of the library; a copy. Of any memory layout and byte order that NumPy calls native.
+/// Copies a NumPy array into one of the library. Any memory layout is accepted, in native byte order.
 pub(crate) fn array(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Array> {
     let untyped = given
         .cast::<PyUntypedArray>()
-        .map_err(|_| PyTypeError::new_err(format!("{name}: expected an array of NumPy, found {}", given.get_type())))?;
+        .map_err(|_| PyTypeError::new_err(format!("{name}: expected a NumPy array, found {}", given.get_type())))?;
     let dtype: String = untyped.dtype().getattr("name")?.extract()?;
     let data = match dtype.as_str() {
         "float32" => ArrayData::F32(elements(given)?),
         "float64" => ArrayData::F64(elements(given)?),
         "float16" => ArrayData::F16(elements::<f16>(given)?),
-        // The type of ml_dtypes, of which NumPy knows nothing but the bits.
+        // The type of ml_dtypes. NumPy only sees its bits.
         "bfloat16" => {
             let bits = given.call_method1("view", ("uint16",))?;
             ArrayData::BF16(elements::<u16>(&bits)?.into_iter().map(bf16::from_bits).collect())
@@ -41,14 +41,16 @@ pub(crate) fn array(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Array> {
         "uint8" => ArrayData::U8(elements(given)?),
         "bool" => ArrayData::Bool(elements(given)?),
         other => {
-            let text = format!("{name}: arrays of {other} are not taken; floats, integers and truth values are");
+            let text = format!(
+                "{name}: expected an array of floats, integers or booleans, found dtype {other}: convert it with astype"
+            );
             return Err(PyTypeError::new_err(text));
         }
     };
     Array::new(untyped.shape().to_vec(), data).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-/// Arrays by the names of a network's inputs.
+/// Converts arrays keyed by the names of a network's inputs.
 pub(crate) fn named(given: Option<&Bound<'_, PyDict>>) -> PyResult<Option<Vec<(String, Array)>>> {
     let Some(given) = given else { return Ok(None) };
     let mut arrays = Vec::new();
@@ -65,7 +67,7 @@ fn shaped<'py, T: Element>(py: Python<'py>, dims: &[usize], values: Vec<T>) -> P
     Ok(array.reshape(dims.to_vec())?.into_any())
 }
 
-/// An array of the library as one of NumPy; `bfloat16` comes as `float32`, which holds its values exactly.
+/// Converts an array of the library to NumPy. `bfloat16` becomes `float32`, which represents its values exactly.
 pub(crate) fn numpy<'py>(py: Python<'py>, array: Array) -> PyResult<Bound<'py, PyAny>> {
     let dims = array.dims;
     match array.data {
@@ -85,7 +87,7 @@ pub(crate) fn numpy<'py>(py: Python<'py>, array: Array) -> PyResult<Bound<'py, P
     }
 }
 
-/// The same of several with names.
+/// Converts several named arrays.
 pub(crate) fn dict<'py>(py: Python<'py>, arrays: Vec<(String, Array)>) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, array) in arrays {
@@ -94,7 +96,7 @@ pub(crate) fn dict<'py>(py: Python<'py>, arrays: Vec<(String, Array)>) -> PyResu
     Ok(dict)
 }
 
-/// Samples as an array of NumPy.
+/// Returns samples as a NumPy array.
 pub(crate) fn samples<'py>(py: Python<'py>, values: &ArrayD<f32>) -> Bound<'py, PyArrayDyn<f32>> {
     values.to_pyarray(py)
 }

@@ -1,4 +1,4 @@
-//! The command line: as the program that it is, and as calls that return what it prints.
+//! The command line: as a program, and as calls that return what a command prints.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -9,18 +9,19 @@ use pythonize::pythonize;
 use crate::tool::cli::embedded;
 use crate::watching::watched;
 
-/// Runs the program with these arguments, of which the first is its name; returns the exit code.
+/// Runs the program with these arguments, the first of which is the program name. Returns the exit code.
 #[pyfunction]
 pub(crate) fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
     py.detach(|| {
         let code = embedded::program(arguments);
-        // Nothing else does, where Rust does not own the end of the process. A closed pipe is no error.
+        // Rust does not own the end of this process, so nothing else flushes standard output. A closed pipe is not an
+        // error.
         let _ = std::io::stdout().flush();
         code
     })
 }
 
-/// Runs a command; returns what it prints as JSON, and whether what it checks holds.
+/// Runs a command. Returns what it prints as JSON, and whether its checks passed.
 #[pyfunction]
 pub(crate) fn call<'py>(
     py: Python<'py>,
@@ -31,7 +32,7 @@ pub(crate) fn call<'py>(
     Ok((pythonize(py, &outcome.report)?, outcome.passed))
 }
 
-/// The commands with their arguments.
+/// Returns the commands with their arguments.
 #[pyfunction]
 pub(crate) fn commands(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(pythonize(py, &embedded::commands())?)

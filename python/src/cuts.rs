@@ -1,4 +1,4 @@
-//! Scores, cuts, and pruned files before they take their places.
+//! Scores, cuts, and pruned files before they are moved into place.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -85,7 +85,7 @@ impl Cut {
     }
 }
 
-/// See the package. It is used up by saving, and by a refit that fails.
+/// See the package. Saving consumes it, and so does a failed refit.
 #[pyclass(module = "onnx_diffprune._native")]
 pub(crate) struct Staged {
     plan: PathBuf,
@@ -103,7 +103,7 @@ impl Staged {
 }
 
 fn gone() -> PyErr {
-    PyRuntimeError::new_err("the pruned file was saved or discarded before: stage the cut again")
+    PyRuntimeError::new_err("the pruned file has already been saved or discarded: stage the cut again")
 }
 
 #[pymethods]

@@ -1,4 +1,5 @@
-//! The errors of the library as exceptions. Their classes are written in Python, `onnx_diffprune.errors`.
+//! Converts errors of the library to exceptions. The exception classes are defined in Python, in
+//! `onnx_diffprune.errors`.
 
 use std::error::Error as _;
 
@@ -7,7 +8,7 @@ use pyo3::prelude::*;
 use pythonize::pythonize;
 use serde_json::Value;
 
-/// The class of the exceptions of a kind.
+/// Returns the name of the exception class for a kind of error.
 fn class(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Unreadable => "UnreadableError",
@@ -19,12 +20,12 @@ fn class(kind: ErrorKind) -> &'static str {
         ErrorKind::Io => "OutputError",
         ErrorKind::Usage => "UsageError",
         ErrorKind::Cancelled => "CancelledError",
-        // The base of them all, for kinds that are added.
+        // The base class, for kinds added later.
         _ => "DiffpruneError",
     }
 }
 
-/// The exception for an error, with the report of what was done before, where there is one.
+/// Creates the exception for an error, with the report of the work done before the error, if there is one.
 pub(crate) fn exception(py: Python<'_>, error: &Error, report: Option<&Value>) -> PyErr {
     let mut causes = Vec::new();
     let mut cause = error.source();
@@ -38,13 +39,13 @@ pub(crate) fn exception(py: Python<'_>, error: &Error, report: Option<&Value>) -
         let exception = class.call1((error.to_string(), error.advice(), error.exit_code(), causes, report))?;
         Ok(PyErr::from_value(exception))
     };
-    // What failed on the way is an exception too.
+    // If the conversion fails, returns the exception of that failure.
     made().unwrap_or_else(|failed| failed)
 }
 
-/// A result of the library as one of Python.
+/// Conversion of a library result to a Python result.
 pub(crate) trait Raised<T> {
-    /// The value, or the exception.
+    /// Returns the value, or raises the exception.
     fn raised(self, py: Python<'_>) -> PyResult<T>;
 }
 

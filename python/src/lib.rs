@@ -1,8 +1,8 @@
 //! The extension module `onnx_diffprune._native`: the library and its command line for Python.
 //!
-//! Nothing here is public. What users see is the package around it, `python/onnx_diffprune`, which gives arguments their
-//! types and documents them; this module turns values of one language into those of the other, lets go of Python's lock
-//! while the library works, and hears of Ctrl-C.
+//! Nothing in this module is public. Users see the package around it, `python/onnx_diffprune`, which adds types and
+//! documentation. This module converts values between the languages, releases the GIL while the library works, and
+//! checks for Ctrl-C.
 
 mod arrays;
 mod commands;
@@ -13,7 +13,7 @@ mod network;
 mod runtime;
 mod watching;
 
-/// The command line is compiled from where it is: it is no part of the library, of which it uses what every caller can.
+/// The command line is compiled from its place in `src`. It is not part of the library and uses only the public API.
 #[path = "../../src"]
 mod tool {
     pub(crate) mod cli;

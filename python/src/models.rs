@@ -1,4 +1,4 @@
-//! Models and what is known of them.
+//! Models and their analyses.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

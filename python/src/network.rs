@@ -1,4 +1,4 @@
-//! Networks that denoise: their loss, and samples from them.
+//! Denoising networks: their loss, and samples from them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::watching::{detached, watched};
 #[pyclass(frozen, module = "onnx_diffprune._native")]
 pub(crate) struct Network(onnx_diffprune::networks::Network);
 
-/// A choice by its name on the command line.
+/// Parses an option by its name on the command line.
 fn choice<T: ValueEnum>(name: &str, text: &str) -> Result<T, Error> {
     T::from_str(text, true).map_err(|_| {
         let choices = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);

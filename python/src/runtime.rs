@@ -56,7 +56,7 @@ impl Runtime {
     }
 }
 
-/// Where ONNX Runtime is looked for, with what is there.
+/// Lists the places where ONNX Runtime is searched for, and the library found at each.
 #[pyfunction]
 pub(crate) fn candidates(py: Python<'_>, library: Option<PathBuf>) -> PyResult<Bound<'_, PyAny>> {
     let places: Vec<_> = devices::candidates(library.as_deref())
@@ -68,19 +68,19 @@ pub(crate) fn candidates(py: Python<'_>, library: Option<PathBuf>) -> PyResult<B
     Ok(pythonize(py, &places)?)
 }
 
-/// The version of a library and its execution providers.
+/// Returns the version of a library and its execution providers.
 #[pyfunction]
 pub(crate) fn library_providers(py: Python<'_>, library: PathBuf) -> PyResult<(String, Vec<String>)> {
     detached(py, || devices::library_providers(&library))
 }
 
-/// Options for the execution providers of devices.
+/// Sets options for the execution providers of devices.
 #[pyfunction]
 pub(crate) fn set_provider_options(options: Vec<(String, String)>) {
     onnx_diffprune::Runtime::set_provider_options(options);
 }
 
-/// Where the packages of this Python lie.
+/// Sets the folder of the packages of this Python environment.
 #[pyfunction]
 pub(crate) fn set_python_packages(folder: PathBuf) {
     onnx_diffprune::Runtime::set_python_packages(folder);

@@ -1,4 +1,4 @@
-//! What a long call tells, passed on to a function of Python; and Ctrl-C, which is asked for each time.
+//! Passes the progress of a long call to a Python function, and checks for Ctrl-C at every report.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 use crate::errors::exception;
 use crate::tool::cli::embedded::{Failure, is_cancelled};
 
-/// An exception that was raised while the library worked, and stopped it.
+/// An exception raised during a call of the library, which stopped it.
 #[derive(Clone, Default)]
 struct Raised(Arc<Mutex<Option<PyErr>>>);
 
@@ -25,16 +25,16 @@ impl Raised {
     }
 }
 
-/// What watches one call.
+/// The watcher of one call.
 pub(crate) struct Watcher {
     callback: Py<PyAny>,
     raised: Raised,
-    /// The stage that is under way, how many of its steps were done when it was first told of, and when that was.
+    /// The current stage, the number of steps done at its first report, and the time of that report.
     since: Option<(Stage, usize, Instant)>,
 }
 
 impl Watcher {
-    /// Tells Python of the progress, if there is some.
+    /// Reports progress to Python, if there is any.
     fn tell(&mut self, py: Python<'_>, progress: Option<Progress<'_>>) -> PyResult<()> {
         py.check_signals()?;
         let Some(progress) = progress else { return Ok(()) };
@@ -72,14 +72,14 @@ impl Watcher {
                 told.set_item("loss", evaluation.loss)?;
                 "evaluation"
             }
-            // Kinds that are added later.
+            // Kinds added later.
             _ => return Ok(()),
         };
         self.callback.call(py, (kind,), Some(&told))?;
         py.check_signals()
     }
 
-    /// As if the steps that are left took as long as those before.
+    /// Estimates the time left from the average duration of the steps so far.
     fn seconds_left(&mut self, stage: Stage, done: usize, total: usize) -> Option<f64> {
         let (since, from, began) = *self.since.get_or_insert((stage, done, Instant::now()));
         if since != stage || done < from {
@@ -90,7 +90,7 @@ impl Watcher {
             .then(|| began.elapsed().as_secs_f64() * (total.saturating_sub(done)) as f64 / (done - from) as f64)
     }
 
-    /// Hears of progress on whatever thread the library works.
+    /// Receives progress on the thread on which the library works.
     pub(crate) fn hear(&mut self, progress: Option<Progress<'_>>) -> ControlFlow<()> {
         Python::attach(|py| match self.tell(py, progress) {
             Ok(()) => ControlFlow::Continue(()),
@@ -102,7 +102,7 @@ impl Watcher {
     }
 }
 
-/// Does `work` without Python's lock, while `callback` hears of its progress. An exception that stopped it is raised.
+/// Runs `work` without the GIL, and passes its progress to `callback`. Raises an exception that stopped it.
 pub(crate) fn watched<T, E>(
     py: Python<'_>,
     callback: Py<PyAny>,
@@ -127,7 +127,7 @@ where
     }
 }
 
-/// The same for work that tells nothing.
+/// Runs work without progress in the same way.
 pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, Error> + Send) -> PyResult<T> {
     let done = py.detach(work);
     done.map_err(|error| exception(py, &error, None))

@@ -1,4 +1,4 @@
-"""The base U-Net of the DDIM and score-SDE code bases, written anew from its published structure.
+"""The base U-Net of the DDIM and score-SDE code bases, re-implemented from its published structure.
 
 Attention has one head, computed by batched matrix products of 1x1 convolutions; swish is x * sigmoid(x); strided
 convolutions pad on one side only.

@@ -1,4 +1,4 @@
-"""U-Nets of EDM and k-diffusion, written anew from their published structure.
+"""U-Nets of EDM and k-diffusion, re-implemented from their published structure.
 
 SongUNet / DhariwalUNet-like blocks (weights scaled at run time by an initial gain, resampling by a fixed filter with
 grouped convolutions, preconditioning around the network), EDM2's magnitude-preserving layers (weights normalised

@@ -1,4 +1,4 @@
-"""The U-Net of guided-diffusion (ADM), written anew from its published structure.
+"""The U-Net of guided-diffusion (ADM), re-implemented from its published structure.
 
 Residual blocks may resample, the time embedding may scale and shift a norm, and query, key and value come from one
 convolution whose channels are laid out either head by head ("legacy") or query, key, value in turn.

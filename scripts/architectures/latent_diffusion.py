@@ -1,4 +1,4 @@
-"""The conditioned U-Net of latent-diffusion, written anew from its published structure.
+"""The conditioned U-Net of latent-diffusion, re-implemented from its published structure.
 
 It is guided-diffusion's U-Net with spatial transformers: self-attention, cross-attention and a GEGLU feed-forward,
 with einsum in two forms and heads folded into the batch.

@@ -1,4 +1,4 @@
-"""Diffusion transformers and policies as their original code bases write them, re-written from their structure.
+"""Diffusion transformers and policies as their original code bases write them, re-implemented from their structure.
 
 DiT and U-ViT with one fused linear layer for query, key and value, a rotary RMS-norm SwiGLU block as in Lightning-DiT,
 motion diffusion on nn.TransformerEncoder, and the FiLM-conditioned

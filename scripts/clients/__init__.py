@@ -1,1 +1,1 @@
-"""What `check_clients.py` runs pruned pipelines in: a browser, and a pipeline of optimum."""
+"""The clients in which `check_clients.py` runs pruned pipelines: a browser, and a pipeline of optimum."""

@@ -1,8 +1,8 @@
-"""Loads two folders of a pipeline by optimum's ORTDiffusionPipeline and draws with each; prints figures as JSON.
+"""Loads two pipeline folders with optimum's ORTDiffusionPipeline and generates images with each. Prints figures as JSON.
 
     optimum_pipeline.py ORIGINAL PRUNED
 
-It runs in an environment of its own, with optimum-onnx and PyTorch (`check_clients.py --setup`)."""
+It runs in a separate environment, with optimum-onnx and PyTorch (`check_clients.py --setup`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from optimum.onnxruntime import ORTDiffusionPipeline
 
 STEPS = 3
 PROMPT = "a photo of a cat"
-# The session of the pipeline and that beside it are the same program on the same CPU.
+# The session of the pipeline and the reference session run the same library on the same CPU.
 TOLERANCE = 1e-6
 
 
 class Drawn:
-    """A pipeline's images and latents, with what its U-Net was given and gave at every step."""
+    """Images and latents of a pipeline, with inputs and outputs of its U-Net at every step."""
 
     def __init__(self, folder: Path) -> None:
         pipeline = ORTDiffusionPipeline.from_pretrained(folder, provider="CPUExecutionProvider")
@@ -48,7 +48,7 @@ class Drawn:
         self.latents, self.images, self.again = draw("latent"), draw("np"), draw("np")
 
     def error_of_network(self, path: Path) -> float:
-        """How far outputs of the U-Net are from those of the file in ONNX Runtime, relative to the largest element."""
+        """Return the error of the U-Net's outputs against the file in ONNX Runtime, relative to the largest element."""
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         kinds = {value.name: value.type for value in session.get_inputs()}
         worst = 0.0
@@ -70,15 +70,15 @@ def main() -> None:
             failed.append(f"optimum: {text}")
 
     for drawn, kind in ((original, "original"), (pruned, "pruned")):
-        expect(numpy.array_equal(drawn.images, drawn.again), f"two runs of the {kind} pipeline draw different images")
-        expect(bool(numpy.isfinite(drawn.latents).all()), f"the {kind} pipeline draws latents that are not finite")
+        expect(numpy.array_equal(drawn.images, drawn.again), f"two runs of the {kind} pipeline generated different images")
+        expect(bool(numpy.isfinite(drawn.latents).all()), f"the {kind} pipeline generated latents that are not finite")
         expect(len(drawn.calls) == 3 * STEPS, f"the U-Net of the {kind} pipeline ran {len(drawn.calls)} times")
     shapes = [original.images.shape, pruned.images.shape]
     expect(shapes[0] == shapes[1], f"images have the shapes {shapes}")
     differs = shapes[0] == shapes[1] and float(numpy.abs(original.images - pruned.images).max())
-    expect(differs > 0, "the pruned pipeline draws the original's images")
+    expect(differs > 0, "the pruned pipeline generated the original's images")
     error = pruned.error_of_network(folders[1] / "unet" / "model.onnx")
-    expect(error <= TOLERANCE, f"the pruned U-Net is {error:.2g} off ONNX Runtime")
+    expect(error <= TOLERANCE, f"the pruned U-Net differs from ONNX Runtime by {error:.2g}")
     told = {"class": pruned.name, "images": shapes[1], "differ_from_original": differs, "unet": error, "failed": failed}
     print(json.dumps(told))
 

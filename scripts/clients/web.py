@@ -1,4 +1,4 @@
-"""A network in ONNX Runtime Web, by the WebAssembly backend of a headless Chromium."""
+"""Runs a network in ONNX Runtime Web, with the WebAssembly backend in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPES = {".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/
 
 
 def browser() -> str | None:
-    """The program of a Chromium, if there is one."""
+    """Return the path of Chromium, if there is one."""
     return next((path for path in map(shutil.which, BROWSERS) if path), None)
 
 
@@ -34,14 +34,14 @@ def packed(array: numpy.ndarray) -> dict:
 
 
 def unpacked(array: dict) -> numpy.ndarray:
-    # Only here: who installs the clients has none yet.
+    # Imported here because the environment has no NumPy while the clients are installed.
     import numpy
 
     return numpy.frombuffer(base64.b64decode(array["data"]), array["type"]).reshape(array["dims"])
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page, ONNX Runtime Web, and a model with its inputs, on this machine alone; takes the result."""
+    """Serves the page, ONNX Runtime Web, and a model with its inputs, to this machine only. Receives the result."""
 
     def __init__(self, model: Path, external: list[str], inputs: dict[str, numpy.ndarray], runtime: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -82,14 +82,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def run(model: Path, external: list[str], inputs: dict[str, numpy.ndarray], runtime: Path) -> dict[str, numpy.ndarray]:
-    """The outputs of a model whose data lies in the files `external` beside it; `runtime` is the folder of ONNX Runtime
-    Web's files.
+    """Return the outputs of a model with the data files `external` beside it. `runtime` is the folder of ONNX Runtime Web's
+    files.
 
-    Raises RuntimeError where the browser gives none in two minutes, or an error."""
+    Raises RuntimeError if the browser returns none in two minutes, or an error."""
     with Server(model, external, inputs, runtime) as server, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-        # Something must be asked of the shell for it to wait for the page.
+        # The shell waits for the page only if the command has something to wait for.
         flags += ["--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/"]
         log = Path(profile) / "log"
         with log.open("w") as output:
@@ -98,12 +98,12 @@ def run(model: Path, external: list[str], inputs: dict[str, numpy.ndarray], runt
         try:
             answered = server.done.wait(SECONDS)
         finally:
-            # The program may be a script that starts the browser: all of its group end.
+            # The program may be a script that starts the browser, so the whole process group is ended.
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
             server.shutdown()
         if not answered:
-            raise RuntimeError(f"the browser gave nothing in {SECONDS} s: {log.read_text()[-500:]}")
+            raise RuntimeError(f"the browser returned no result in {SECONDS} s: {log.read_text()[-500:]}")
         if "error" in server.result:
             raise RuntimeError(server.result["error"])
         return {name: unpacked(array) for name, array in server.result["outputs"].items()}

@@ -1,1 +1,1 @@
-"""A small class-conditional network of its own making: data, network, training and export."""
+"""A small class-conditional network: its data, network, training and export."""

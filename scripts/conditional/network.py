@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 WIDTH, DEPTH, HEADS, PATCH, CONDITION = 128, 6, 4, 4, 64
 SIZE = 16
-# The row of the table of labels that stands for no class, for classifier-free guidance.
+# The row of the label table for "no class", for classifier-free guidance.
 NO_CLASS = 10
 
 
@@ -19,7 +19,7 @@ def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network; what conditions them shifts, scales and gates both."""
+    """Attention and a feed-forward network, both shifted, scaled and gated by the conditioning."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cases of `check_lowering.py`: fused operators, what each computes in NumPy, and its variants."""
+"""Cases of `check_lowering.py`: fused operators, their NumPy implementations, and their variants."""
 
 from . import activations, attention, convolutions, matrices, multi_head, norms, rotary, sampling
 
@@ -6,7 +6,7 @@ FAMILIES = [activations, convolutions, norms, matrices, attention, multi_head, r
 
 
 def all_cases():
-    """Every case of every family, in float32 and float16."""
+    """Yields every case of every family, in float32 and float16."""
     for family in FAMILIES:
         for dtype in ("float32", "float16"):
             yield from family.cases(dtype)

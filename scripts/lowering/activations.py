@@ -13,12 +13,12 @@ ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def gelu(x):
-    """x times the normal distribution at x."""
+    """Computes x times the cumulative normal distribution at x."""
     return 0.5 * x * (1 + ERF(x / math.sqrt(2)))
 
 
 def gelu_tanh(x):
-    """The approximation of GELU by tanh."""
+    """Computes the tanh approximation of GELU."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -33,7 +33,7 @@ def softplus(x):
 
 
 def celu(x, alpha=1.0):
-    """The continuous form of Elu."""
+    """Computes the continuously differentiable Elu."""
     return np.maximum(x, 0) + np.minimum(0, alpha * (np.exp(x / alpha) - 1))
 
 

@@ -1,4 +1,4 @@
-"""Attention of the standard (opsets 23 and later)."""
+"""Attention of the standard (opset 23 and later)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .case import Case, Draw, exact
 
 
 def softmax(scores):
-    """Softmax along the last axis; a row of minus infinity becomes zeros."""
+    """Computes softmax along the last axis. A row of minus infinity becomes zeros."""
     largest = scores.max(axis=-1, keepdims=True)
     shares = np.exp(scores - np.where(np.isneginf(largest), 0, largest))
     total = shares.sum(axis=-1, keepdims=True)
@@ -18,12 +18,12 @@ def softmax(scores):
 
 
 def by_head(value, heads):
-    """`[B, L, heads * D]` as `[B, heads, L, D]`."""
+    """Reshapes `[B, L, heads * D]` to `[B, heads, L, D]`."""
     return value.reshape(*value.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
 def joined(value):
-    """`[B, heads, L, D]` as `[B, L, heads * D]`."""
+    """Reshapes `[B, heads, L, D]` to `[B, L, heads * D]`."""
     value = value.transpose(0, 2, 1, 3)
     return value.reshape(*value.shape[:2], -1)
 
@@ -47,7 +47,7 @@ def attention(
     right_window_size=-1,
     **_,
 ):
-    """Y, the keys and values with those of earlier steps, and the scores at the stage that the mode names."""
+    """Computes Y, the keys and values joined with the past ones, and the scores of the stage that the mode selects."""
     is_flat = q.ndim == 3
     if is_flat:
         q, k, v = by_head(q, q_num_heads), by_head(k, kv_num_heads), by_head(v, kv_num_heads)
@@ -90,7 +90,7 @@ HEADS = 4
 
 
 def masks(draw: Draw, columns: int):
-    """Every kind of mask by its name."""
+    """Returns every kind of mask by name."""
     rows_hidden = draw.bools(L, columns)
     rows_hidden[1] = False
     return {
@@ -109,12 +109,12 @@ def masks(draw: Draw, columns: int):
     }
 
 
-# What ONNX Runtime refuses on the CPU: masks that are broadcast along rows or too short, and unread present keys.
+# Cases that ONNX Runtime refuses on the CPU: masks that are broadcast along rows or too short, and unused present keys.
 REFUSED = ("bool [B, 1, 1, S]", "float [heads, 1, S]", "short mask", "short float mask", "past, present not read")
 
 
 def variants(dtype: str):
-    """Variant, opset, kv heads, rank, mask, past, lengths, attributes and outputs that are read."""
+    """Yields variant, opset, kv heads, rank, mask, past, lengths, attributes and used outputs."""
     draw = Draw("attention masks", dtype)
     for opset in (23, 24, 26):
         for kv_heads in (4, 2, 1):
@@ -175,6 +175,6 @@ def cases(dtype: str) -> Iterator[Case]:
             [value if slot in outputs else None for slot, value in enumerate(expected)],
             attributes,
             opset,
-            # Nor does it know the windows of opset 25.
+            # Nor does it support the windows of opset 25.
             kernel=name not in REFUSED and opset != 25,
         )

@@ -1,4 +1,4 @@
-"""One node with its inputs, and what it must compute."""
+"""A node with its inputs and expected outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MICROSOFT = "com.microsoft"
 
 @dataclass
 class Case:
-    """A node, its inputs (None where it omits one) and its outputs by NumPy (None where it omits one)."""
+    """A node, its inputs (None if omitted) and its outputs by NumPy (None if omitted)."""
 
     operator: str
     variant: str
@@ -24,9 +24,9 @@ class Case:
     expected: list[np.ndarray | None]
     attributes: dict = field(default_factory=dict)
     opset: int = 17
-    # Inputs that are constants of the file.
+    # Inputs that are constants in the file.
     weights: tuple[int, ...] = ()
-    # Whether ONNX Runtime has a kernel for it on the CPU.
+    # Whether ONNX Runtime has a CPU kernel for it.
     kernel: bool = True
 
     @property
@@ -48,7 +48,7 @@ class Case:
         }
 
     def model(self, symbolic: bool = False) -> onnx.ModelProto:
-        """The model of this node alone. `symbolic` gives the first axis of its data a name instead of a size."""
+        """Returns the model of this node alone. With `symbolic`, the first axis of its data has a symbolic size."""
         batch = self.inputs[0].shape[0]
 
         def info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
@@ -72,7 +72,7 @@ class Case:
 
 
 class Draw:
-    """Random inputs of a case, always the same for the same name."""
+    """Random inputs of a case, which depend on the name only."""
 
     def __init__(self, name: str, dtype: str):
         self.random = np.random.default_rng(zlib.crc32(name.encode()))
@@ -83,18 +83,18 @@ class Draw:
         return (self.random.standard_normal(shape) * scale).astype(dtype or self.dtype)
 
     def near_one(self, *shape: int, dtype: str | None = None) -> np.ndarray:
-        """Values about one, as the scale of a norm has."""
+        """Returns values around one, like the scale of a norm."""
         return (1 + 0.5 * self.random.standard_normal(shape)).astype(dtype or self.dtype)
 
     def bools(self, *shape: int, share: float = 0.6) -> np.ndarray:
-        """True with a given probability, and always in the first column."""
+        """Returns booleans that are true with a given probability, and always in the first column."""
         values = self.random.random(shape) < share
         values[..., 0] = True
         return values
 
 
 def exact(function: Callable[..., object], *inputs: np.ndarray | None, dtype: str, **attributes) -> list:
-    """What `function` makes of the inputs in float64, rounded to `dtype`; a single result in a list."""
+    """Computes `function` in float64 and rounds to `dtype`. Returns a list, also for a single result."""
     wide = [
         value.astype(np.float64) if value is not None and value.dtype.kind == "f" else value for value in inputs
     ]

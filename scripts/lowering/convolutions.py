@@ -1,4 +1,4 @@
-"""Convolutions: channels last, and with a fused sum and activation."""
+"""Convolutions: with channels last, and with a fused sum and activation."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def nhwc_conv(x, w, b=None, **attributes):
     return np.moveaxis(conv(np.moveaxis(x, -1, 1), np.moveaxis(w, -1, 1), b, **attributes), 1, -1)
 
 
-# Name, spatial sizes, kernel, channels, rows, attributes.
+# Name, spatial sizes, kernel, channels, filters, attributes.
 WINDOWS = [
     ("1d", (7,), (3,), 3, 4, {}),
     ("1d, stride 2 and pads 1, 0", (7,), (3,), 3, 4, {"strides": [2], "pads": [1, 0]}),
@@ -79,7 +79,7 @@ WINDOWS = [
 
 
 def nhwc_cases(dtype: str) -> Iterator[Case]:
-    """NhwcConv: a bias or none, as constants or values."""
+    """Yields NhwcConv with and without a bias, with constant and computed weights."""
     for name, sizes, kernel, channels, rows, attributes in WINDOWS:
         for has_bias, is_constant in [(True, True), (False, True), (True, False)]:
             draw = Draw(name, dtype)
@@ -99,7 +99,7 @@ def nhwc_cases(dtype: str) -> Iterator[Case]:
 
 
 def fused_cases(dtype: str) -> Iterator[Case]:
-    """FusedConv: every activation, with and without a bias and a sum, and every window."""
+    """Yields FusedConv: every activation, with and without a bias and a sum, and every window."""
     combinations = [(window, "Relu", True, True) for window in WINDOWS]
     combinations += [
         (WINDOWS[3], activation, has_bias, has_sum)

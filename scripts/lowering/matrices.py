@@ -1,4 +1,4 @@
-"""Fused products of matrices."""
+"""Fused matrix products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .case import MICROSOFT, Case, Draw, exact
 
 
 def fused_matmul(a, b, *, alpha=1.0, transA=0, transB=0, transBatchA=0, transBatchB=0):
-    """The product of two matrices or stacks of them, each arranged first."""
+    """Computes the product of two matrices or stacks of matrices after their transposes."""
 
     def arranged(value, moves, transposes):
         if moves and value.ndim > 2:
@@ -23,7 +23,7 @@ def fused_matmul(a, b, *, alpha=1.0, transA=0, transB=0, transBatchA=0, transBat
 
 
 def stored(shape, moves, transposes):
-    """The shape in which a matrix `[..., rows, columns]` is stored."""
+    """Returns the shape in which a matrix `[..., rows, columns]` is stored."""
     shape = list(shape)
     if transposes and len(shape) > 1:
         shape[-1], shape[-2] = shape[-2], shape[-1]
@@ -50,7 +50,7 @@ def product_cases(dtype: str) -> Iterator[Case]:
             is_stack = len(a_shape) == len(b_shape) and len(a_shape) > 2
             if (flags[2] or flags[3]) and not is_stack:
                 continue
-            # A vector has nothing to transpose.
+            # A vector is not transposed.
             if len(a_shape) == 1 and flags[0] or len(b_shape) == 1 and flags[1]:
                 continue
             for alpha in (1.0, -0.25) if sum(flags) < 2 else (0.5,):
@@ -63,7 +63,7 @@ def product_cases(dtype: str) -> Iterator[Case]:
                 b = draw.normal(*stored(b_shape, flags[3], flags[1]))
                 expected = exact(fused_matmul, a, b, dtype=dtype, **attributes)
                 variant = ", ".join([name, *(f"{key} {value}" for key, value in attributes.items())])
-                # Before a vector, the runtime's kernel on the CPU does not transpose A.
+                # Before a vector, the CPU kernel of ONNX Runtime does not transpose A.
                 kernel = not (flags[0] and b.ndim == 1)
                 yield Case(
                     f"{MICROSOFT}.FusedMatMul", variant, dtype, [a, b], expected, attributes, weights=(1,), kernel=kernel

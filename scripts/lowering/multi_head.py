@@ -14,7 +14,7 @@ HIDDEN = HEADS * D
 
 
 def hidden_positions(mask, rows, columns, past, value):
-    """What a mask adds to the scores, `[B, 1, L, T]` or broadcast to it."""
+    """Returns the addend of the scores for a mask, `[B, 1, L, T]` or broadcastable to it."""
     at = np.arange(columns)
     if mask.ndim == 1 and mask.shape[0] == B:
         seen = (at < mask[:, None])[:, None, None, :]
@@ -32,7 +32,7 @@ def hidden_positions(mask, rows, columns, past, value):
 
 
 def attend(q, k, v, mask, bias, past_length, *, scale=0.0, unidirectional=0, mask_filter_value=-10000.0):
-    """The output `[B, L, heads * D]` of queries, keys and values `[B, heads, length, D]`."""
+    """Computes the output `[B, L, heads * D]` from queries, keys and values `[B, heads, length, D]`."""
     scores = q @ k.swapaxes(-1, -2) * (scale or 1 / np.sqrt(q.shape[-1]))
     rows, columns = scores.shape[-2:]
     if mask is not None:
@@ -40,7 +40,7 @@ def attend(q, k, v, mask, bias, past_length, *, scale=0.0, unidirectional=0, mas
     if bias is not None:
         scores = scores + bias
     if unidirectional:
-        # Queries and new keys are equally many: of other lengths, the runtime's own kernels make different things.
+        # Queries and new keys have the same length: for other lengths, ONNX Runtime's kernels disagree with each other.
         seen = np.arange(columns) <= np.arange(rows)[:, None] + past_length
         scores = np.where(seen, scores, -np.inf)
     return joined(softmax(scores) @ v)
@@ -66,7 +66,7 @@ def multi_head(
 
 
 def projected(x, w, bias, mask, past, added, *, num_heads, qkv_hidden_sizes=None, **rest):
-    """Y and the present of Attention."""
+    """Computes Y and the present of Attention."""
     values = x @ w if bias is None else x @ w + bias
     sizes = qkv_hidden_sizes or [w.shape[1] // 3] * 3
     parts = np.split(values, np.cumsum(sizes)[:2], axis=2)
@@ -80,7 +80,7 @@ def projected(x, w, bias, mask, past, added, *, num_heads, qkv_hidden_sizes=None
 
 
 def masks(draw: Draw, rows: int, columns: int):
-    """Masks by their names, int32; every query sees the first key."""
+    """Returns masks by name, int32. Every query sees the first key."""
     as_ints = lambda value: value.astype(np.int32)  # noqa: E731
     return {
         "mask [B, S]": as_ints(draw.bools(B, columns)),
@@ -132,7 +132,7 @@ def multi_head_cases(dtype: str) -> Iterator[Case]:
             expected = exact(multi_head, *values, dtype=dtype, **attributes)[:1]
             while values[-1] is None:
                 values.pop()
-            # On the CPU, the runtime has no packed form.
+            # On the CPU, ONNX Runtime does not support the packed form.
             kernel = not name.startswith("packed")
             variant = name + (f", {extra}" if extra else "")
             yield Case(
@@ -166,7 +166,7 @@ def multi_head_cases(dtype: str) -> Iterator[Case]:
 
 
 def attention_cases(dtype: str) -> Iterator[Case]:
-    """Attention, which projects its input itself."""
+    """Attention, which projects its input."""
     draw = Draw("projected attention", dtype)
     width = 5
     x = draw.normal(B, L, width)
@@ -180,7 +180,7 @@ def attention_cases(dtype: str) -> Iterator[Case]:
     kinds["mask [B, 1]"] = np.ones((B, 1), np.int32)
     kinds["mask [1, 1]"] = np.ones((1, 1), np.int32)
     kinds["mask [B, 1, M, M]"] = large
-    # Name, weights, mask, past, what is added to the scores, attributes, outputs.
+    # Name, weights, mask, past, addend of the scores, attributes, outputs.
     variants = [("", plain, None, None, None, {}, 1)]
     variants += [("no bias", [plain[0], None], None, None, None, {}, 1)]
     variants += [("wider values", uneven, None, None, None, sizes, 1)]
@@ -213,7 +213,7 @@ def attention_cases(dtype: str) -> Iterator[Case]:
             expected,
             attributes,
             weights=(1, 2) if weights[1] is not None else (1,),
-            # Without a bias, the runtime's kernel reads what is not there; it has no mask of rank 4.
+            # Without a bias, ONNX Runtime's kernel reads invalid memory. It does not support masks of rank 4.
             kernel=weights[1] is not None and (mask is None or mask.ndim < 4),
         )
 

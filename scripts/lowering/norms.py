@@ -11,7 +11,7 @@ from .case import MICROSOFT, Case, Draw, exact
 
 
 def normalized(x, axes, epsilon, centred=True):
-    """x without its mean and with variance one, or x over its root mean square."""
+    """Normalises x to mean zero and variance one, or divides it by its root mean square."""
     axes = tuple(axes)
     if centred:
         x = x - x.mean(axis=axes, keepdims=True)
@@ -19,22 +19,22 @@ def normalized(x, axes, epsilon, centred=True):
 
 
 def in_groups(x, groups, epsilon):
-    """`[N, C, ...]` normalised by groups of neighbouring channels."""
+    """Normalises `[N, C, ...]` by groups of neighbouring channels."""
     return normalized(x.reshape(x.shape[0], groups, -1), [2], epsilon).reshape(x.shape)
 
 
 def small(values, is_small=True):
-    """Values so small that the default of an epsilon shows."""
+    """Returns values so small that the default epsilon has an effect."""
     return (values * 0.02).astype(values.dtype) if is_small else values
 
 
 def along(vector, axis, rank):
-    """A vector along one axis of a value."""
+    """Broadcasts a vector along one axis of a value."""
     return vector.reshape([-1 if at == axis else 1 for at in range(rank)])
 
 
 def group_norm(x, gamma, beta, skip=None, bias=None, *, groups, activation=0, channels_last=1, epsilon=1e-5):
-    """Y and S of GroupNorm and SkipGroupNorm."""
+    """Computes Y and S of GroupNorm and SkipGroupNorm."""
     axis = 3 if channels_last else 1
     if skip is not None:
         if skip.ndim == 2:
@@ -55,7 +55,7 @@ def group_normalization(x, scale, bias, *, num_groups, epsilon=1e-5, per_group=F
 
 
 def layer_normalization(x, scale, bias=None, *, axis=-1, epsilon=1e-5, centred=True, **_):
-    """Y, the mean and the inverse deviation of LayerNormalization, or those of RMSNormalization without a mean."""
+    """Computes Y, mean and inverse deviation of LayerNormalization, or those of RMSNormalization without the mean."""
     axes = tuple(range(axis % x.ndim, x.ndim))
     mean = x.mean(axis=axes, keepdims=True) if centred else 0.0
     inverse = 1 / np.sqrt(((x - mean) ** 2).mean(axis=axes, keepdims=True) + epsilon)
@@ -64,7 +64,7 @@ def layer_normalization(x, scale, bias=None, *, axis=-1, epsilon=1e-5, centred=T
 
 
 def skip_layer_norm(x, skip, gamma, beta=None, bias=None, *, epsilon=1e-12, centred=True):
-    """Y and the sum of SkipLayerNormalization or its simplified form."""
+    """Computes Y and the sum of SkipLayerNormalization or its simplified form."""
     total = x + skip if bias is None else x + skip + bias
     y = normalized(total, [-1], epsilon, centred) * gamma
     return [y if beta is None else y + beta, None, None, total]
@@ -170,7 +170,7 @@ def standard_group_cases(dtype: str) -> Iterator[Case]:
         for attributes in ({}, {"axes": [2, 3]}, {"axes": [1, 2, 3]}):
             expected = exact(mean_variance, x, dtype=dtype, **attributes)
             variant = f"opset {opset}, axes {attributes.get('axes', [0, 2, 3])}"
-            # In float16, the runtime's own function is invalid.
+            # In float16, ONNX Runtime's function body is invalid.
             kernel = dtype != "float16"
             yield Case("MeanVarianceNormalization", variant, dtype, [x], expected, attributes, opset, kernel=kernel)
 
@@ -216,7 +216,8 @@ def layer_cases(dtype: str) -> Iterator[Case]:
                             attributes,
                             opset,
                             (1, 2) if has_bias else (1,),
-                            # Older exports have it in the runtime's domain, where the runtime looks for it no more.
+                            # Older exports use ONNX Runtime's domain, in which newer versions no longer have the
+                            # operator.
                             kernel=not operator.startswith(MICROSOFT),
                         )
 

@@ -10,7 +10,7 @@ from .case import MICROSOFT, Case, Draw, exact
 
 
 def rotated(x, cos, sin, *, interleaved=0):
-    """`[B, L, heads, D]` turned by angles whose cosines and sines are `[B, L, pairs]`; dimensions beyond stay."""
+    """Rotates `[B, L, heads, D]` by angles with cosines and sines `[B, L, pairs]`. Further dimensions are unchanged."""
     turned = 2 * cos.shape[-1]
     cos, sin = cos[:, :, None, :], sin[:, :, None, :]
     part, rest = x[..., :turned], x[..., turned:]
@@ -21,7 +21,7 @@ def rotated(x, cos, sin, *, interleaved=0):
 
 
 def rotary(x, cos, sin, *, heads, interleaved=0):
-    """Of `[B, heads, L, D]` or `[B, L, heads * D]`."""
+    """Rotates `[B, heads, L, D]` or `[B, L, heads * D]`."""
     if x.ndim == 4:
         return rotated(x.transpose(0, 2, 1, 3), cos, sin, interleaved=interleaved).transpose(0, 2, 1, 3)
     by_head = x.reshape(*x.shape[:2], heads, -1)
@@ -29,7 +29,7 @@ def rotary(x, cos, sin, *, heads, interleaved=0):
 
 
 def angles(draw: Draw, *shape: int):
-    """Cosines and sines."""
+    """Returns cosines and sines of random angles."""
     angle = draw.random.random(shape) * 6
     return np.cos(angle).astype(draw.dtype), np.sin(angle).astype(draw.dtype)
 
@@ -52,7 +52,7 @@ def shape_of(rank: int):
 
 
 def standard_cases(dtype: str, interleaved: int, turned: int, rank: int) -> Iterator[Case]:
-    """RotaryEmbedding since opset 23: caches by position, or of every token."""
+    """RotaryEmbedding since opset 23: caches indexed by position, or one entry for every token."""
     for opset in (23, 26):
         for has_positions in (True, False):
             draw = Draw(f"rotary {rank}", dtype)
@@ -84,10 +84,10 @@ def standard_cases(dtype: str, interleaved: int, turned: int, rank: int) -> Iter
 
 
 def contrib_cases(dtype: str, interleaved: int, turned: int, rank: int) -> Iterator[Case]:
-    """RotaryEmbedding of ONNX Runtime: positions of every token, or of the first."""
+    """RotaryEmbedding of ONNX Runtime: a position for every token, or for the first one."""
     for first in (None, 0, 2):
         for has_heads in (True, False):
-            # The runtime has a scale and makes nothing of it.
+            # ONNX Runtime has the attribute scale but ignores it.
             for scale in (None, 0.5):
                 if turned and not has_heads or scale and first is not None:
                     continue

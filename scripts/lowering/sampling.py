@@ -1,4 +1,4 @@
-"""Operators of ONNX Runtime that the standard has as well: GridSample, Trilu and quantization."""
+"""Operators of ONNX Runtime that are also in the standard: GridSample, Trilu and quantization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .case import MICROSOFT, Case, Draw, exact
 
 
 def grid_sample(x, grid, *, mode="bilinear", padding_mode="zeros", align_corners=0):
-    """Pixels of `[N, C, H, W]` at the places `[N, h, w, 2]`, which go from -1 to 1."""
+    """Samples pixels of `[N, C, H, W]` at positions `[N, h, w, 2]`, which range from -1 to 1."""
     n, c, height, width = x.shape
     result = np.zeros((n, c, *grid.shape[1:3]))
 

@@ -1,11 +1,11 @@
-//! The command `bench` as users run it, and the latency that pruning shows.
+//! The command `bench` as users run it, and the latency that pruning reports.
 
 use serde_json::Value;
 
 use super::tool::{run, succeed};
 use crate::support::fixtures::fixture;
 
-/// Prunes a fixture without a fit and gives the output and the latency in what was printed.
+/// Prunes a fixture without a refit. Returns the path of the output and the latency from the printed JSON.
 fn pruned(name: &str, folder: &std::path::Path, more: &[&str]) -> (String, Value) {
     let output = folder.join("pruned.onnx").to_str().unwrap().to_owned();
     let input = fixture(name);
@@ -16,7 +16,7 @@ fn pruned(name: &str, folder: &std::path::Path, more: &[&str]) -> (String, Value
 }
 
 #[test]
-fn networks_are_timed_in_turn_with_the_operators_that_take_the_time() {
+fn networks_are_timed_in_turn_with_a_table_of_operators() {
     let folder = tempfile::tempdir().unwrap();
     let (output, _) = pruned("ddpm_fashion16.onnx", folder.path(), &["--no-latency"]);
     let original = fixture("ddpm_fashion16.onnx");
@@ -31,17 +31,17 @@ fn networks_are_timed_in_turn_with_the_operators_that_take_the_time() {
         assert!(of("min_ms") > 0.0 && of("min_ms") <= of("median_ms") && of("median_ms") <= of("p90_ms"), "{latency}");
         assert_eq!(latency["run_count"], 10);
         if cfg!(target_os = "linux") {
-            // The weights of the smaller one alone take this much.
+            // The weights of the smaller network alone take this much memory.
             assert!(network["peak_memory"].as_u64().unwrap() > 400_000, "{network}");
         }
         let operators = network["operators"].as_array().unwrap();
         let convolutions = operators.iter().find(|time| time["operator"] == "Conv").unwrap();
         assert!(convolutions["count"].as_u64().unwrap() >= 40, "{convolutions}");
         let total: f64 = operators.iter().map(|time| time["median_ms"].as_f64().unwrap()).sum();
-        // The nodes make up the run, within what the library's notes cost and the machine does besides.
+        // The operators add up to about the run. Profiling and the load of the machine account for the rest.
         assert!(total > of("min_ms") / 4.0 && total < of("median_ms") * 8.0, "{total} {latency}");
     }
-    // Three times the work takes longer, and so does the whole network.
+    // A batch of three takes longer than one sample, and the original longer than the cut.
     let median =
         |point: usize, network: usize| points[point]["networks"][network]["latency"]["min_ms"].as_f64().unwrap();
     assert!(median(1, 0) > median(0, 0) && median(1, 0) > median(1, 1));
@@ -50,14 +50,14 @@ fn networks_are_timed_in_turn_with_the_operators_that_take_the_time() {
 }
 
 #[test]
-fn sizes_that_nobody_gave_are_told_and_wrong_ones_refused() {
+fn assumed_sizes_are_reported_and_unknown_ones_refused() {
     let network = fixture("sd15_tiny_fp16.onnx");
     let network = network.to_str().unwrap();
     let short = ["bench", network, "--runs", "2", "--no-operators", "--format", "json"];
     let ran = succeed(&short);
     assert!(ran.err.contains("assumed sizes") && ran.err.contains("--size"), "{}", ran.err);
     let assumed = ran.json()["assumed"].as_object().unwrap().clone();
-    // Captions have 77 tokens, unless a pipeline says otherwise.
+    // Captions have 77 tokens, unless a pipeline has another length.
     assert!(ran.json()["points"][0]["inputs"][2][1][1] == 77 && !assumed.contains_key("seq"), "{assumed:?}");
     assert!(!assumed.is_empty() && !assumed.contains_key("batch"), "{assumed:?}");
     let sizes: Vec<String> = assumed.keys().map(|name| format!("{name}=8")).collect();
@@ -71,7 +71,7 @@ fn sizes_that_nobody_gave_are_told_and_wrong_ones_refused() {
 }
 
 #[test]
-fn sizes_are_those_of_the_pipeline_around_a_network() {
+fn sizes_default_to_those_of_the_pipeline_around_a_network() {
     let network = fixture("pipelines/sd_tiny/unet/model.onnx");
     let config = std::fs::read(fixture("pipelines/sd_tiny/unet/config.json")).unwrap();
     let edge = serde_json::from_slice::<Value>(&config).unwrap()["sample_size"].clone();
@@ -84,7 +84,7 @@ fn sizes_are_those_of_the_pipeline_around_a_network() {
 }
 
 #[test]
-fn the_latency_of_a_cut_is_taken_at_the_sizes_that_are_given() {
+fn the_latency_of_a_cut_is_measured_at_the_given_sizes() {
     let folder = tempfile::tempdir().unwrap();
     let (_, latency) = pruned("sd15_tiny_fp16.onnx", folder.path(), &[]);
     let sizes = latency["sizes"].as_object().unwrap().clone();

@@ -1,4 +1,4 @@
-//! Conditioning that lies beside the samples of the data.
+//! Conditioning that is stored with the samples of the data.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn array(dims: &[usize], frequency: f64) -> Array {
     Array::from_f64(ElementType::F32, dims.to_vec(), &values).unwrap()
 }
 
-/// Latents with states of captions beside them, and each in a file of its own; states have 5 tokens.
+/// Writes latents with text states (5 tokens each) in one file, and each of the two in a file of its own.
 fn write(folder: &Path) -> [String; 3] {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let (latents, states) = (array(&[SAMPLES, 4, 8, 8], 0.7), array(&[SAMPLES, 5, 16], 1.3));
@@ -33,7 +33,7 @@ fn losses(json: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn rows_beside_the_samples_are_the_rows_of_inputs() {
+fn conditioning_in_the_data_is_used_like_that_of_inputs() {
     let folder = tempfile::tempdir().unwrap();
     let [both, alone, beside] = write(folder.path());
     let model = fixture("pipelines/sd_tiny/unet/model.onnx");
@@ -45,11 +45,11 @@ fn rows_beside_the_samples_are_the_rows_of_inputs() {
     };
     let found = of(&both, &[]);
     assert_eq!(found, of(&alone, &["--inputs", &beside]));
-    assert_ne!(found, of(&alone, &["--size", "sequence_length=5"]), "states that are drawn");
+    assert_ne!(found, of(&alone, &["--size", "sequence_length=5"]), "random text states should lead to other losses");
 }
 
 #[test]
-fn a_cut_and_its_training_take_the_tokens_of_the_data() {
+fn pruning_and_fine_tuning_use_the_token_count_of_the_data() {
     let folder = tempfile::tempdir().unwrap();
     let [both, ..] = write(folder.path());
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -64,7 +64,7 @@ fn a_cut_and_its_training_take_the_tokens_of_the_data() {
 }
 
 #[test]
-fn rows_of_another_width_are_refused() {
+fn conditioning_of_another_hidden_size_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data.npz");
     let (latents, states) = (array(&[4, 4, 8, 8], 0.7), array(&[4, 5, 32], 1.3));

@@ -1,4 +1,4 @@
-//! The folder of a bundle: what is replaced in it, what stays, the engine that is built in it.
+//! The folder of a bundle: which files are replaced and which are kept, and the engine that is built in it.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::tool::{Ran, run, succeed};
 use crate::support::files::listing;
 use crate::support::fixtures::fixture;
 
-/// Makes a bundle of the small trained U-Net, at few samples.
+/// Makes a bundle of the small trained U-Net, with few samples.
 fn bundle(folder: &Path, more: &[&str]) -> Ran {
     let model = fixture("ddpm_fashion16.onnx");
     let arguments = ["deploy", model.to_str().unwrap(), folder.to_str().unwrap(), "--count", "2", "--timesteps", "2"];
@@ -17,13 +17,13 @@ fn bundle(folder: &Path, more: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_bundle_is_replaced_as_a_whole_and_other_files_are_not() {
+fn a_bundle_is_replaced_as_a_whole_and_foreign_files_are_kept() {
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("bundle");
     let ran = bundle(&folder, &["--target", "tensorrt"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(folder.join("trtexec_11.sh").is_file());
-    // What its commands made goes with it; what they took on the GPU is kept for the next engine.
+    // An engine that was built from the bundle is removed with it. The timing cache is kept for the next engine.
     std::fs::write(folder.join("model.engine"), "old").unwrap();
     std::fs::write(folder.join("timing.cache"), "times").unwrap();
     let ran = bundle(&folder, &["--target", "tensorrt", "--precision", "float32"]);
@@ -33,26 +33,26 @@ fn a_bundle_is_replaced_as_a_whole_and_other_files_are_not() {
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(listing(&folder), ["README.md", "bundle.json", "model.onnx"]);
-    // A file that no bundle has.
+    // A file that is not part of any bundle.
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("earlier bundle with additional files: notes.txt"), "{}", ran.err);
+    assert!(ran.err.contains("notes.txt"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("notes.txt")).unwrap(), b"mine");
     assert_eq!(listing(outer.path()), ["bundle"]);
 }
 
 #[test]
-fn a_folder_of_others_is_refused_before_anything_is_measured() {
+fn a_folder_that_is_not_a_bundle_is_refused_before_any_measurement() {
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("mine");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("README.md"), "mine").unwrap();
     let ran = bundle(&folder, &["--target", "cpu"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("not a bundle: README.md"), "{}", ran.err);
+    assert!(ran.err.contains("README.md"), "{}", ran.err);
     assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"mine");
-    // The network itself, in the folder that would be replaced.
+    // The network is in the folder that would be replaced.
     let own = outer.path().join("own");
     assert_eq!(bundle(&own, &["--target", "cpu"]).code, 0);
     let model = own.join("model.onnx");
@@ -62,7 +62,7 @@ fn a_folder_of_others_is_refused_before_anything_is_measured() {
 }
 
 #[test]
-fn sizes_at_which_the_network_does_not_run_are_told_with_those_that_do() {
+fn sizes_that_the_network_cannot_run_at_are_refused_with_valid_ones() {
     let outer = tempfile::tempdir().unwrap();
     let (model, folder) = (fixture("pipelines/sd_tiny/unet/model.onnx"), outer.path().join("bundle"));
     let arguments = ["deploy", model.to_str().unwrap(), folder.to_str().unwrap(), "--target", "tensorrt"];
@@ -77,7 +77,7 @@ fn sizes_at_which_the_network_does_not_run_are_told_with_those_that_do() {
 }
 
 #[test]
-fn bfloat16_is_refused_where_nothing_computes_in_it() {
+fn bfloat16_is_refused_for_targets_that_cannot_compute_in_it() {
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("bundle");
     let ran = bundle(&folder, &["--target", "web", "--precision", "bf16"]);
@@ -85,12 +85,12 @@ fn bfloat16_is_refused_where_nothing_computes_in_it() {
     assert!(ran.err.contains("--precision bfloat16: web"), "{}", ran.err);
     let ran = bundle(&folder, &["--target", "cpu", "--precision", "bf16"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("few bfloat16 kernels"), "{}", ran.err);
+    assert!(ran.err.contains("bfloat16") && ran.err.contains("--keep"), "{}", ran.err);
     assert_eq!(listing(outer.path()), [""; 0]);
 }
 
 #[test]
-fn int8_on_samples_of_an_untrained_network_is_doubted() {
+fn int8_calibration_on_samples_of_an_untrained_network_is_warned_about() {
     let outer = tempfile::tempdir().unwrap();
     let (model, folder) = (fixture("pipelines/sd_tiny/unet/model.onnx"), outer.path().join("bundle"));
     let arguments = ["deploy", model.to_str().unwrap(), folder.to_str().unwrap(), "--target", "cpu"];
@@ -108,7 +108,7 @@ mod engines {
 
     use super::*;
 
-    /// A program that stands for NVIDIA's: it says its version and writes its arguments as the engine.
+    /// Writes a script in the place of `trtexec`. It prints its version and writes its arguments into the engine file.
     fn program(folder: &Path, name: &str, text: &str) {
         std::fs::write(folder.join(name), text).unwrap();
         std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -129,14 +129,14 @@ mod engines {
     }
 
     #[test]
-    fn an_engine_is_named_after_the_network_and_what_built_it() {
+    fn an_engine_is_named_after_the_network_and_the_trtexec_version() {
         let outer = tempfile::tempdir().unwrap();
         let (model, folder) = (fixture("ddpm_fashion16.onnx"), outer.path().join("bundle"));
         let arguments =
             ["deploy", model.to_str().unwrap(), folder.to_str().unwrap(), "--count", "2", "--timesteps", "2"];
         let more = ["--target", "tensorrt", "--engine", "--format", "json"];
         let all = [&arguments[..], &more].concat();
-        // Nothing builds: the command for elsewhere is told, and nothing is written.
+        // Without trtexec and Python the run prints the command to run elsewhere, and writes nothing.
         let nothing = tempfile::tempdir().unwrap();
         let (code, _, err) = with_path(nothing.path(), &all);
         assert_eq!(code, 1, "{err}");
@@ -158,7 +158,7 @@ mod engines {
         assert!(folder.join("timing.cache").is_file());
         let manifest = std::fs::read_to_string(folder.join("bundle.json")).unwrap();
         assert!(manifest.contains(name), "{manifest}");
-        // A build that fails says why, and leaves the earlier bundle.
+        // A failed build reports the reason and keeps the earlier bundle.
         program(
             tools.path(),
             "trtexec",
@@ -171,7 +171,7 @@ mod engines {
     }
 
     #[test]
-    fn an_engine_needs_a_target_that_has_one() {
+    fn an_engine_is_refused_for_targets_without_one() {
         let outer = tempfile::tempdir().unwrap();
         let folder = outer.path().join("bundle");
         let ran = bundle(&folder, &["--target", "cpu", "--engine"]);

@@ -1,4 +1,4 @@
-//! Networks as a download cache keeps them: `snapshots/REV/unet/model.onnx` and its data are links into `blobs/`.
+//! Networks in a download cache: `snapshots/REV/unet/model.onnx` and its data file are links into `blobs/`.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl Cache {
         self.output.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// The files of the cache with their contents, links followed.
+    /// Returns the files of the cache with their contents. Follows links.
     fn content(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut found = Vec::new();
         for folder in ["blobs", "snapshots/4c9a2b/unet", "outside"] {
@@ -63,7 +63,7 @@ impl Cache {
 }
 
 #[test]
-fn every_command_takes_a_network_of_a_cache() {
+fn every_command_accepts_a_network_of_a_cache() {
     let cache = Cache::of(&two_convolutions());
     let before = cache.content();
     let (model, output, plan, again) =
@@ -75,7 +75,7 @@ fn every_command_takes_a_network_of_a_cache() {
     succeed(&["apply", &model, &plan, &again]);
     succeed(&["verify", &model, &again, "--plan", &plan]);
     succeed(&["artifacts", &model, &cache.out("train")]);
-    // The same network, not in a cache, has the same plan.
+    // A copy of the network outside a cache is verified by the same plan.
     let plain = cache.out("plain.onnx");
     std::fs::copy(cache.path("blobs/8d7f"), &plain).unwrap();
     std::fs::copy(cache.path("blobs/a2c1"), cache.out("model.onnx_data")).unwrap();
@@ -111,7 +111,7 @@ fn networks_of_a_cache_are_differentiated_and_sampled() {
     assert!(cache.content() == before);
 }
 
-/// A network of a cache after `change`, which is refused for where its data is.
+/// Runs on a network of a cache after `change`, which must be refused because of the location of its data.
 fn refused(change: impl FnOnce(&Cache)) -> Ran {
     let cache = Cache::of(&two_convolutions());
     change(&cache);
@@ -129,7 +129,7 @@ fn relink(cache: &Cache, target: &str) {
 }
 
 #[test]
-fn links_out_of_both_folders_stay_refused() {
+fn links_out_of_both_folders_are_refused() {
     let move_out = |cache: &Cache| std::fs::rename(cache.path("blobs/a2c1"), cache.path("outside/a2c1")).unwrap();
     let out = "leads out of the folder of the model";
     let ran = refused(|cache| {
@@ -137,13 +137,13 @@ fn links_out_of_both_folders_stay_refused() {
         relink(cache, "../../../outside/a2c1");
     });
     assert!(ran.err.contains(out), "{}", ran.err);
-    // A link in the real folder that leads on is followed to its end.
+    // A link in the real folder of the model that leads further is followed to its end.
     let ran = refused(|cache| {
         move_out(cache);
         symlink("../outside/a2c1", cache.path("blobs/a2c1")).unwrap();
     });
     assert!(ran.err.contains(out), "{}", ran.err);
-    // Where the model is no link, its folder is the only one.
+    // If the model is not a link, its data must be in its folder.
     let ran = refused(|cache| {
         let link = cache.path("snapshots/4c9a2b/unet/model.onnx");
         std::fs::remove_file(&link).unwrap();
@@ -178,7 +178,7 @@ fn chains_of_links_and_links_of_folders_are_followed() {
         let ran = run(&[model.to_str().unwrap(), &cache.out("out.onnx"), "--ratio", "0.5", "--criterion", "magnitude"]);
         assert_eq!(ran.code, 0, "{place}: {}", ran.err);
     }
-    // By a path in the current folder.
+    // With a path relative to the current folder.
     let ran = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
         .current_dir(cache.path("latest/unet"))
         .env("VIRTUAL_ENV", concat!(env!("CARGO_MANIFEST_DIR"), "/.venv"))
@@ -190,10 +190,10 @@ fn chains_of_links_and_links_of_folders_are_followed() {
 }
 
 #[test]
-fn outputs_in_a_cache_replace_links_and_no_blob() {
+fn outputs_in_a_cache_replace_links_but_never_blobs() {
     let cache = Cache::of(&two_convolutions());
     let before = cache.content();
-    // Its own files, by their links and by their blobs.
+    // Files of the input, named by their links and by their blobs.
     let model = cache.model();
     for output in
         ["snapshots/4c9a2b/unet/model.onnx", "blobs/8d7f", "snapshots/4c9a2b/unet/model.onnx_data", "blobs/a2c1"]
@@ -203,7 +203,7 @@ fn outputs_in_a_cache_replace_links_and_no_blob() {
         assert!(ran.code == 2 && ran.err.contains("would replace"), "{}", ran.err);
         assert!(cache.content() == before);
     }
-    // Another revision, whose files are links into the same blobs.
+    // Another revision, whose files are links into the same `blobs` folder.
     let other = cache.path("outside");
     std::fs::write(cache.path("blobs/0ld"), "an older model").unwrap();
     symlink("../blobs/0ld", other.join("model.onnx")).unwrap();

@@ -1,4 +1,4 @@
-//! A place to work: a small network, and an empty folder for what the program writes.
+//! A workspace for a test: a small network, and an empty folder for the outputs.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ impl Desk {
     /// Runs on `in.onnx` with output `out.onnx`.
     pub(crate) fn prune(&self, arguments: &[&str]) -> Ran {
         let (input, output) = (self.text("in.onnx"), self.out("out.onnx"));
-        // Two convolutions are no denoising network.
+        // Two convolutions are not a denoising network: the gradient criteria need one.
         run(&[&[input.as_str(), output.as_str(), "--criterion", "magnitude"], arguments].concat())
     }
 

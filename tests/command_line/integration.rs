@@ -1,10 +1,10 @@
-//! What other programs take from the tool: completion scripts, manual pages, JUnit reports.
+//! Outputs for other programs: completion scripts, manual pages, JUnit reports.
 
 use super::tool::{run, succeed};
 use crate::support::fixtures::fixture;
 
 #[test]
-fn completion_scripts_know_commands_and_options() {
+fn completion_scripts_contain_commands_and_options() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = succeed(&["completions", shell]).out;
         for word in ["onnx-diffprune", "finetune", "max-loss-increase"] {
@@ -16,7 +16,7 @@ fn completion_scripts_know_commands_and_options() {
 
 #[cfg(unix)]
 #[test]
-fn bash_takes_its_completion_script() {
+fn bash_accepts_its_completion_script() {
     use std::io::Write;
     use std::process::{Command, Stdio};
 
@@ -47,7 +47,7 @@ fn every_command_has_a_manual_page() {
 
 /// `scripts/check_action.py` reads the reports of verify and evaluate with a parser of its own.
 #[test]
-fn what_makes_no_checks_and_what_ends_early_is_one_case_in_error() {
+fn a_run_without_checks_or_with_an_early_end_is_one_junit_error() {
     let network = fixture("dit_tiny.onnx");
     let network = network.to_str().unwrap();
     for (arguments, fact) in [

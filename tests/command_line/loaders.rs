@@ -10,7 +10,7 @@ use crate::support::files::decoded;
 use crate::support::fixtures::fixture;
 use crate::tool::{run, succeed};
 
-/// An input or output: name, type, sizes.
+/// Describes an input or output: name, element type, sizes.
 fn described(value: &ValueInfoProto) -> String {
     let tensor = value.type_.tensor_type();
     let size = |dim: &onnx_protobuf::tensor_shape_proto::Dimension| match &dim.value {
@@ -26,7 +26,7 @@ fn interface(model: &ModelProto) -> (Vec<String>, Vec<String>) {
     (model.graph.input.iter().map(described).collect(), model.graph.output.iter().map(described).collect())
 }
 
-/// The interface of the bundle that `--io` makes of a model.
+/// Returns the inputs and outputs of the bundle that `--io` makes of a model.
 fn deployed(model: &Path, more: &[&str]) -> (Vec<String>, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
@@ -47,7 +47,7 @@ const HALF: i32 = DataType::Float16 as i32;
 const INT64: i32 = DataType::Int64 as i32;
 
 #[test]
-fn optimum_feeds_a_scalar_time() {
+fn optimum_gets_a_scalar_timestep() {
     let sizes = ["--size", "h=8", "--size", "w=8", "--size", "seq=7"];
     let more = [&["--target", "ort-cuda", "--io", "optimum"], &sizes[..]].concat();
     let (inputs, outputs) = deployed(&fixture("sd15_tiny_fp16.onnx"), &more);
@@ -61,7 +61,7 @@ fn optimum_feeds_a_scalar_time() {
 }
 
 #[test]
-fn demodiffusion_has_latents_as_output_and_one_time_in_half_precision() {
+fn demodiffusion_gets_the_output_latent_and_one_float16_timestep() {
     let folder = tempfile::tempdir().unwrap();
     let (model, bundle) = (fixture("pipelines").join("sdxl_tiny"), folder.path().join("bundle"));
     let arguments = ["deploy", model.to_str().unwrap(), bundle.to_str().unwrap(), "--target", "tensorrt"];
@@ -84,7 +84,7 @@ fn demodiffusion_has_latents_as_output_and_one_time_in_half_precision() {
 }
 
 #[test]
-fn comfyui_takes_what_sdxl_joins_as_one_input() {
+fn comfyui_gets_the_embeddings_of_sdxl_as_one_input() {
     let (inputs, outputs) = deployed(&unet("sd_tiny"), &["--target", "tensorrt", "--io", "comfyui"]);
     let expected = [
         format!("x {FLOAT} [batch_size,4,height,width]"),
@@ -102,7 +102,7 @@ fn comfyui_takes_what_sdxl_joins_as_one_input() {
         assert_eq!(inputs[2], format!("context {FLOAT} [batch_size,sequence_length,24]"));
         assert!(inputs[3].starts_with(&format!("y {FLOAT} [batch_size,")), "{inputs:?}");
     }
-    // Its times are floats, whatever the network counts in.
+    // ComfyUI's timesteps are floats, whatever element type the network has.
     let sizes = ["--size", "h=8", "--size", "w=8", "--size", "seq=7"];
     let more = [&["--target", "tensorrt", "--io", "comfyui"], &sizes[..]].concat();
     let (inputs, _) = deployed(&fixture("sd15_tiny_fp16.onnx"), &more);
@@ -120,14 +120,14 @@ fn webnn_fixes_all_sizes() {
     ];
     assert_eq!(inputs, expected);
     assert_eq!(outputs, [format!("out_sample {HALF} [2,4,16,8]")]);
-    // Without captions, and with an integer for each sample.
+    // A network without text conditioning, and with an integer timestep for each sample.
     let (inputs, _) =
         deployed(&fixture("ddpm_fashion16.onnx"), &["--target", "web", "--io", "webnn", "--profile", "batch=1"]);
     assert_eq!(inputs, [format!("sample {HALF} [1,1,16,16]"), format!("timestep {INT64} [1]")]);
 }
 
 #[test]
-fn a_network_that_does_not_fit_is_refused_at_once() {
+fn a_network_without_the_required_inputs_is_refused_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     for (model, loader, expected) in [

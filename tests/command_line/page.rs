@@ -1,16 +1,16 @@
-//! A page read as a browser would: is it well-formed, does it ask for anything beside itself, what does it say.
+//! Checks a report page as a browser would: that it is well-formed and loads nothing, and what text it shows.
 
 use std::path::Path;
 
-/// A page that was checked.
+/// A checked page.
 pub(crate) struct Page {
     /// The file.
     pub(crate) html: String,
-    /// What it says, without tags, white space as single spaces.
+    /// Its text without tags, with white space collapsed to single spaces.
     pub(crate) text: String,
 }
 
-/// Reads a page, which must be well-formed XML but for its first line, and ask for nothing outside itself.
+/// Reads a page. It must be well-formed XML after its first line, and must load nothing from outside.
 pub(crate) fn page(path: &Path) -> Page {
     let html = std::fs::read_to_string(path).unwrap();
     let (mut open, mut text): (Vec<&str>, String) = (Vec::new(), String::new());
@@ -21,15 +21,15 @@ pub(crate) fn page(path: &Path) -> Page {
             text.push_str(before);
         }
         let (tag, after) = after.split_once('>').expect("a tag ends");
-        // Where a word may break there is no space.
+        // A word may break here; this is not a space.
         text.push_str(if tag == "wbr/" { "" } else { " " });
         rest = after;
         if let Some(name) = tag.strip_prefix('/') {
-            assert_eq!(open.pop(), Some(name), "a tag that was not the last one ends in {before:?}");
+            assert_eq!(open.pop(), Some(name), "{before:?} closes a tag that is not the innermost one");
             continue;
         }
         let (name, attributes) = tag.split_once(' ').unwrap_or((tag.trim_end_matches('/'), ""));
-        assert!(name.chars().all(|letter| letter.is_ascii_alphanumeric()), "{name:?} is no tag");
+        assert!(name.chars().all(|letter| letter.is_ascii_alphanumeric()), "{name:?} is not a tag");
         check_attributes(name, attributes.trim_end_matches('/'));
         if !tag.ends_with('/') {
             open.push(name);
@@ -37,14 +37,14 @@ pub(crate) fn page(path: &Path) -> Page {
     }
     assert!(open.is_empty() && rest.trim().is_empty(), "{open:?} {rest:?}");
     let style = html.split_once("<style>").and_then(|(_, rest)| rest.split_once("</style>")).expect("a style").0;
-    assert!(!style.contains("url(") && !style.contains("@import"), "the style asks for files");
+    assert!(!style.contains("url(") && !style.contains("@import"), "the style loads files");
     assert!(!html.contains("<script") && !html.contains("<link") && !html.contains("NaN"));
     let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'").replace("&quot;", "\"");
     let text = text.replace("&amp;", "&").split_whitespace().collect::<Vec<_>>().join(" ");
     Page { html, text }
 }
 
-/// Every ampersand of a text begins an entity.
+/// Asserts that every ampersand of a text begins an entity.
 fn check_text(text: &str) {
     for entity in text.split('&').skip(1) {
         let known = ["lt;", "gt;", "amp;", "#39;", "quot;"];
@@ -53,7 +53,7 @@ fn check_text(text: &str) {
     assert!(!text.chars().any(|letter| letter.is_control() && letter != '\n'), "{text:?}");
 }
 
-/// Attributes are quoted, none runs a script, and what a page loads is in it.
+/// Asserts that attributes are quoted, that none runs a script, and that resources are embedded.
 fn check_attributes(tag: &str, attributes: &str) {
     let mut rest = attributes.trim();
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Files that a run reads and writes: none is overwritten that is read, and no two outputs are one file.
+//! Paths of a run: no output replaces an input, and no two outputs are the same file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::support::external::externalised;
 use crate::support::fixtures::fixture;
 use crate::support::two_convolutions::two_convolutions;
 
-/// A desk with one file of every kind that a command reads, and a view of what lies there.
+/// A workspace with one file of every kind that a command reads, and the contents of all its files.
 struct Room {
     desk: Desk,
     before: BTreeMap<PathBuf, Vec<u8>>,
@@ -56,7 +56,7 @@ impl Room {
         for folder in folders {
             for entry in folder.read_dir().unwrap() {
                 let path = entry.unwrap().path();
-                // Of a link, where it leads.
+                // For a link, its target.
                 let bytes = match path.read_link() {
                     Ok(target) => target.into_os_string().into_encoded_bytes(),
                     Err(_) if path.is_dir() => Vec::new(),
@@ -68,7 +68,7 @@ impl Room {
         content
     }
 
-    /// Expects that a run is refused by the names of both paths, and that nothing has changed.
+    /// Expects that a run is refused with both names, and that no file has changed.
     fn refuses(&self, arguments: &[&str], words: [&str; 2]) {
         let ran = run(arguments);
         assert_eq!(ran.code, 2, "{arguments:?}: {}{}", ran.out, ran.err);
@@ -132,7 +132,7 @@ fn no_output_of_pruning_replaces_an_input() {
         let dry = with(&["--dry-run", "--report", file]);
         room.refuses_prune(&out, &dry.iter().map(String::as_str).collect::<Vec<_>>(), ["--report", name]);
     }
-    // A file of samples, and what is derived from the output's name.
+    // A file of samples, and paths derived from the name of the output.
     room.refuses_prune(&out, &["--data", &inputs, "--report", &inputs], ["--report", "--data"]);
     room.refuses_prune(
         &room.text("p.onnx"),
@@ -147,7 +147,7 @@ fn no_output_of_pruning_replaces_an_input() {
 }
 
 #[test]
-fn no_two_outputs_of_pruning_are_one_file() {
+fn no_two_outputs_of_pruning_are_the_same_file() {
     let room = Room::new();
     let out = room.desk.out("out.onnx");
     for (option, other) in [("--report", "--plan"), ("--plan", "--report")] {
@@ -158,7 +158,7 @@ fn no_two_outputs_of_pruning_are_one_file() {
     room.refuses_prune(&out, &["--plan", &out], ["OUT.onnx", "--plan"]);
     room.refuses_prune(&out, &["--report", &room.desk.out("out.plan.json")], ["the plan of OUT.onnx", "--report"]);
     room.refuses_prune(&out, &["--report", &room.desk.out("out.onnx.data")], ["external data of OUT.onnx", "--report"]);
-    // The default criterion takes gradients, whose checkpoint lies beside the output.
+    // The default criterion computes gradients, whose checkpoint is written beside the output.
     let (input, report) = (room.text("in.onnx"), room.desk.out("out.gradients.npz"));
     room.refuses(&[&input, &out, "--ratio", "0.5", "--report", &report], ["the checkpoint of OUT.onnx", "--report"]);
     let report = room.desk.out("out.refit.npz");
@@ -166,14 +166,14 @@ fn no_two_outputs_of_pruning_are_one_file() {
         &[&input, &out, "--ratio", "0.5", "--report", &report],
         ["the checkpoint of the refit of OUT.onnx", "--report"],
     );
-    // An output whose plan would be itself.
+    // An output that equals the path of its plan.
     let plan = room.desk.out("x.plan.json");
     room.refuses_prune(&plan, &["--plan", &plan], ["OUT.onnx", "--plan"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn detours_links_and_hard_links_hide_nothing() {
+fn detours_links_and_hard_links_are_resolved() {
     use std::os::unix::fs::symlink;
     let mut room = Room::new();
     let desk = &room.desk;
@@ -198,10 +198,10 @@ fn detours_links_and_hard_links_hide_nothing() {
         "images//..//i.npz",
     ] {
         room.refuses_prune(&out, &["--inputs", &inputs, "--report", &room.text(path)], ["--report", "--inputs"]);
-        // The other way round: what is read goes by the detour.
+        // The reverse case: the path of the input has the detour.
         room.refuses_prune(&out, &["--inputs", &room.text(path), "--plan", &inputs], ["--plan", "--inputs"]);
     }
-    // Files that do not exist yet have only their places.
+    // Files that do not exist yet are compared by their paths.
     let place = room.desk.out("out.json");
     for path in [room.text("outputs/out.json"), room.desk.out("./out.json"), room.desk.out("nowhere-yet")] {
         room.refuses_prune(&out, &["--plan", &place, "--report", &path], ["--plan", "--report"]);
@@ -233,7 +233,7 @@ fn relative_and_absolute_paths_are_compared() {
 }
 
 #[test]
-fn other_commands_compare_their_paths_too() {
+fn other_commands_also_refuse_conflicting_paths() {
     let room = Room::new();
     let [input, plan, data] = ["in.onnx", "p.json", "in.onnx_data"].map(|name| room.text(name));
     room.refuses(&["apply", &input, &plan, &plan], ["OUT.onnx", "PLAN.json"]);
@@ -253,7 +253,7 @@ fn other_commands_compare_their_paths_too() {
     let arguments = ["sample", &model, "--save-npy", &scheduler, "--scheduler-config", &scheduler];
     room.refuses(&arguments, ["--save-npy", "--scheduler-config"]);
 
-    // An artifact that would be the model itself.
+    // An artifact whose path equals that of the model.
     std::fs::create_dir(room.text("train")).unwrap();
     let inside = room.text("train/training_model.onnx");
     std::fs::copy(&model, &inside).unwrap();
@@ -265,7 +265,7 @@ fn other_commands_compare_their_paths_too() {
 }
 
 #[test]
-fn the_library_is_no_output() {
+fn an_output_that_replaces_the_runtime_library_is_refused() {
     let room = Room::new();
     let library = room.text("libonnxruntime.so");
     std::fs::write(&library, "not really").unwrap();
@@ -276,7 +276,7 @@ fn the_library_is_no_output() {
 }
 
 #[test]
-fn what_can_be_written_is_asked_before_anything_starts() {
+fn output_paths_are_checked_before_the_run_starts() {
     let room = Room::new();
     let out = room.desk.out("out.onnx");
     let folder = room.desk.output.path().to_str().unwrap();
@@ -303,10 +303,10 @@ fn what_can_be_written_is_asked_before_anything_starts() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_folder_that_cannot_be_written_to_is_found_out_first() {
+fn an_unwritable_folder_is_reported_before_the_run_starts() {
     let room = Room::new();
     let out = room.desk.out("out.onnx");
-    // Nobody can make a file here, whoever they are. The gradients would take minutes.
+    // No user can create a file here. The gradients would take minutes.
     for place in ["/proc/x.html", "/sys/x.html"] {
         let started = std::time::Instant::now();
         room.refuses_prune(&out, &["--report", place], [place, "can't be written"]);
@@ -324,7 +324,7 @@ fn a_folder_that_cannot_be_written_to_is_found_out_first() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn standard_output_by_a_name_of_its_own_is_no_output() {
+fn device_names_of_standard_output_are_refused_as_output() {
     let room = Room::new();
     let to = std::fs::File::create(room.desk.output.path().join("redirected")).unwrap();
     let input = room.text("in.onnx");
@@ -338,9 +338,9 @@ fn standard_output_by_a_name_of_its_own_is_no_output() {
     assert!(Path::new("/dev/stdout").is_symlink(), "{text}");
 }
 
-/// Samples that are no images are refused before they are drawn.
+/// Samples that can't be written as images are refused before they are generated.
 #[test]
-fn images_that_cannot_be_made_are_refused_before_they_are_drawn() {
+fn an_image_grid_that_is_too_large_is_refused_before_sampling() {
     let desk = Desk::new();
     let model = fixture("dit_tiny.onnx");
     let Ran { code, err, .. } =

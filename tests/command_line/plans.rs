@@ -1,19 +1,19 @@
-//! Plans that were damaged or edited: `apply` and `verify` say what is wrong, and write nothing.
+//! Damaged or edited plans: `apply` and `verify` report the error and write nothing.
 
 use serde_json::{Value, json};
 
 use super::desk::Desk;
 use super::tool::run;
 
-/// A change of a plan and what the refusal must say.
+/// A change of a plan, and text that the error message must contain.
 type Damage = (fn(&mut Value), &'static str);
 
-/// The first tensor of a plan.
+/// Returns the first tensor of a plan.
 fn first(plan: &mut Value) -> &mut Value {
     &mut plan["tensors"][0]
 }
 
-/// The kept indices of the first axis that the first tensor names.
+/// Returns the kept indices of the first listed axis of the first tensor.
 fn indices(plan: &mut Value) -> &mut Vec<Value> {
     let keep = first(plan)["keep"].as_object_mut().unwrap();
     keep.values_mut().next().unwrap().as_array_mut().unwrap()
@@ -66,7 +66,7 @@ const DAMAGES: &[Damage] = &[
 ];
 
 #[test]
-fn a_damaged_plan_is_refused_by_name_and_nothing_is_written() {
+fn a_damaged_plan_is_refused_with_its_error_and_nothing_is_written() {
     let desk = Desk::new();
     assert_eq!(desk.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
     let (input, output, damaged) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("damaged.json"));
@@ -88,11 +88,11 @@ fn a_damaged_plan_is_refused_by_name_and_nothing_is_written() {
 }
 
 #[test]
-fn a_plan_that_removes_a_part_of_a_channel_is_refused() {
+fn a_plan_that_removes_part_of_a_channel_is_refused() {
     let desk = Desk::new();
     assert_eq!(desk.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
     let mut plan: Value = serde_json::from_slice(&std::fs::read(desk.out("out.plan.json")).unwrap()).unwrap();
-    // One more channel goes from the first weight alone.
+    // Removes one more channel from the first weight alone.
     indices(&mut plan).pop();
     std::fs::write(desk.text("edited.json"), plan.to_string()).unwrap();
     let ran = run(&["apply", &desk.text("in.onnx"), &desk.text("edited.json"), &desk.out("again.onnx"), "--no-verify"]);

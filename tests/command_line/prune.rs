@@ -1,4 +1,4 @@
-//! The built program as its users run it: exit codes, messages, what is printed where, what is written.
+//! The command that prunes, as users run it: exit codes, messages, output streams, written files.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ use crate::support::fixtures::fixture;
 use crate::support::two_convolutions::two_convolutions;
 
 #[test]
-fn wrong_use_is_refused_with_code_2() {
+fn invalid_usage_exits_with_code_2() {
     let desk = Desk::new();
     desk.refuses(&run(&[]), 2, "--ratio");
     for (arguments, message) in [
@@ -45,7 +45,7 @@ fn wrong_use_is_refused_with_code_2() {
 }
 
 #[test]
-fn a_verification_that_no_memory_holds_is_refused_before_any_work() {
+fn a_verification_that_exceeds_memory_is_refused_before_any_work() {
     let desk = Desk::new();
     let mut model = two_convolutions();
     let graph = model.graph.as_mut().unwrap();
@@ -61,7 +61,7 @@ fn a_verification_that_no_memory_holds_is_refused_before_any_work() {
 }
 
 #[test]
-fn paths_that_cannot_work_are_refused_with_code_2() {
+fn invalid_paths_exit_with_code_2() {
     let desk = Desk::new();
     let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
     let folder = desk.folder.path().to_str().unwrap();
@@ -82,7 +82,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
 }
 
 #[test]
-fn requests_that_cannot_be_met_end_with_code_1() {
+fn unreachable_targets_exit_with_code_1() {
     let desk = Desk::new();
     desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "can't reach 0.1 % of the parameters");
     let graph = GraphProto {
@@ -99,7 +99,7 @@ fn requests_that_cannot_be_met_end_with_code_1() {
 }
 
 #[test]
-fn pruning_writes_model_and_plan_and_is_silent_on_standard_error() {
+fn pruning_writes_model_and_plan_and_nothing_to_standard_error() {
     let desk = Desk::new();
     let ran = desk.prune(&["--ratio", "0.5"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
@@ -138,7 +138,7 @@ fn every_command_prints_one_json_object() {
     let failed = run(&["inspect", "/nowhere.onnx", "--format", "json"]);
     assert_eq!((failed.json()["exit_code"].as_i64(), failed.code), (Some(2), 2));
 
-    // The original is no pruned network of its own plan.
+    // The original is not the pruned network of this plan.
     let wrong = run(&["verify", &input, &input, "--plan", &plan, "--format", "json"]);
     assert_eq!((wrong.json()["passed"].as_bool(), wrong.code), (Some(false), 1));
     let dit = fixture("dit_tiny.onnx");
@@ -148,7 +148,7 @@ fn every_command_prints_one_json_object() {
 }
 
 #[test]
-fn printed_options_can_be_read_back() {
+fn a_printed_configuration_can_be_read_back() {
     let desk = Desk::new();
     let options = ["--ratio", "0.3", "--scope", "global", "--keep", "a.b", "--ratio-for", "fir=0.6", "--seed", "4"];
     let printed = desk.prune(&[&options[..], &["--attention", "dims", "--rtol", "1e-3", "--print-config"]].concat());
@@ -165,7 +165,7 @@ fn printed_options_can_be_read_back() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_warned_about() {
+fn weights_that_are_not_finite_are_warned_about() {
     let desk = Desk::new();
     let mut model = two_convolutions();
     let weights = &mut model.graph.as_mut().unwrap().initializer;
@@ -180,7 +180,7 @@ fn weights_that_are_no_numbers_are_warned_about() {
 }
 
 #[test]
-fn an_applied_cut_is_the_pruned_file_byte_for_byte() {
+fn apply_repeats_the_pruned_file_byte_for_byte() {
     let desk = Desk::new();
     let mut inputs = vec![desk.text("in.onnx")];
     inputs.extend(["dit_tiny.onnx", "sd15_tiny_fp16.onnx"].map(|name| fixture(name).to_str().unwrap().to_owned()));
@@ -213,7 +213,7 @@ fn an_applied_cut_is_the_pruned_file_byte_for_byte() {
 }
 
 #[test]
-fn a_plan_carries_its_options_and_reads_back_as_written() {
+fn a_plan_contains_its_options_and_is_the_same_when_read_back() {
     let desk = Desk::new();
     assert_eq!(desk.prune(&["--target-params", "0.37", "--no-verify", "--ratio-for", "x=0.1"]).code, 0);
     let path = desk.output.path().join("out.plan.json");
@@ -237,27 +237,27 @@ fn a_plan_carries_its_options_and_reads_back_as_written() {
 }
 
 #[test]
-fn the_example_of_the_documentation_is_a_plan() {
+fn the_example_plan_in_the_documentation_is_current() {
     let text = include_str!("../../docs/plan.md");
     let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let desk = Desk::new();
     assert_eq!(desk.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
     let plan = std::fs::read_to_string(desk.out("out.plan.json")).unwrap();
     let [mut example, mut plan] = [example, &plan].map(|text| serde_json::from_str::<Value>(text).unwrap());
-    // It changes with every release.
+    // The name and version of the tool change with every release.
     (example["tool"], plan["tool"]) = (Value::Null, Value::Null);
     assert_eq!(example, plan, "docs/plan.md should show this plan:\n{}", serde_json::to_string_pretty(&plan).unwrap());
 }
 
 #[test]
-fn small_targets_are_told_apart_from_zero() {
+fn small_targets_are_not_printed_as_zero() {
     let desk = Desk::new();
     let ran = desk.prune(&["--target-macs", "0.0001"]);
     desk.refuses(&ran, 1, "can't reach 0.01 % of the MACs");
 }
 
 #[test]
-fn inspect_shows_blocks_only_where_a_norm_asks_for_them() {
+fn inspect_shows_blocks_only_for_groups_with_a_norm() {
     let desk = Desk::new();
     let plain = run(&["inspect", &desk.text("in.onnx")]);
     let row = plain.out.lines().find(|line| line.starts_with("w1 ")).unwrap();
@@ -278,7 +278,7 @@ fn runtime_names_its_library_once() {
     assert_eq!((named.code, places.matches(&used).count()), (0, 1), "{}", named.out);
 }
 
-/// What `sh` prints and how it ends, with the tool as `$TOOL`, the input as `$IN` and the output's folder as `$OUT`.
+/// Runs a script in `sh`, with the tool as `$TOOL`, the input as `$IN` and the output's folder as `$OUT`.
 #[cfg(unix)]
 fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
     Command::new(program[0])
@@ -293,7 +293,7 @@ fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
 
 #[cfg(unix)]
 #[test]
-fn a_limit_of_file_sizes_ends_with_a_message_and_leaves_nothing() {
+fn a_file_size_limit_ends_the_run_with_a_message_and_no_files() {
     let desk = Desk::new();
     // The pruned network takes about 800 kB; the limit is in KiB.
     let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify"#;
@@ -306,9 +306,9 @@ fn a_limit_of_file_sizes_ends_with_a_message_and_leaves_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_ends_with_a_message_and_leaves_nothing() {
+fn a_full_disk_ends_the_run_with_a_message_and_no_files() {
     let desk = Desk::new();
-    // A file system of this process alone, so that nothing has to be unmounted.
+    // A file system that this process alone sees, so that nothing has to be unmounted.
     let alone = ["unshare", "--mount", "--map-root-user", "sh"];
     let mount = r#"mount -t tmpfs -o size=256k none "$OUT" 2>&1 || exit 99; "#;
     let possible = Command::new("unshare").arg("--version").output().is_ok();
@@ -326,7 +326,7 @@ fn a_full_disk_ends_with_a_message_and_leaves_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_folder_that_is_read_only_ends_with_a_message() {
+fn a_read_only_folder_ends_the_run_with_a_message() {
     let desk = Desk::new();
     let alone = ["unshare", "--mount", "--map-root-user", "sh"];
     let mount = r#"mount -t tmpfs -o ro none "$OUT" 2>&1 || exit 99; "#;

@@ -1,4 +1,4 @@
-//! Cuts whose weights are fitted: quality on images that nothing was fitted to, repetition, and what is refused.
+//! Cuts with refitted weights: quality on held-out images, repetition, and refused options.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -28,14 +28,14 @@ fn data() -> String {
 const CUT: [&str; 8] =
     ["--ratio", "0.3", "--criterion", "magnitude", "--refit-samples", "96", "--no-latency", "--quiet"];
 
-/// Cuts and fits on the training images.
+/// Prunes and refits on the training images. Returns the printed JSON.
 fn refitted(output: &Path, more: &[&str]) -> Value {
     let (model, data, output) = (model(), data(), output.to_str().unwrap());
     let arguments = [&[model.as_str(), output, "--data", &data, "--format", "json"], &CUT[..], more].concat();
     succeed(&arguments).json()
 }
 
-/// The mean denoising loss on images that nothing was fitted to.
+/// Computes the mean denoising loss on held-out images.
 fn loss(network: &Path) -> f64 {
     let (heldout, network) = (fixture("ddpm_fashion16/heldout_images.npy"), network.to_str().unwrap());
     let options = ["--count", "64", "--timesteps", "10", "--format", "json"];
@@ -47,13 +47,13 @@ fn path(folder: &tempfile::TempDir, name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_refit_brings_back_most_of_the_loss_and_can_be_repeated() {
+fn a_refit_recovers_most_of_the_loss_and_can_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let (output, report) = (path(&folder, "fitted.onnx"), path(&folder, "report.html"));
     let result = refitted(&output, &["--report", report.to_str().unwrap()]);
     let refit = &result["refit"];
     assert_eq!(refit["samples"], 96);
-    // All layers, but for one or two of the time path whose fit does not hold between the timesteps.
+    // All layers, except one or two of the time embedding whose fit does not generalise between the timesteps.
     let layers = refit["layers"].as_array().unwrap().len() as u64;
     assert!(layers == 92 && refit["fitted"].as_u64().unwrap() >= 88, "{refit}");
     assert!(result["verification"]["passed"].as_bool().unwrap());
@@ -64,27 +64,27 @@ fn a_refit_brings_back_most_of_the_loss_and_can_be_repeated() {
     let page = fs::read_to_string(report).unwrap();
     assert_eq!(page.matches("data:image/png;base64,").count(), 3);
 
-    // The same by `loss`, on other images.
+    // The command `loss` finds the same, on other images.
     let cut = path(&folder, "cut.onnx");
     succeed(&[&[model().as_str(), cut.to_str().unwrap(), "--no-refit", "--no-verify"], &CUT[..4]].concat());
     let [original, cut_loss, fitted] = [Path::new(&model()), &cut, &output].map(loss);
     assert!((fitted - original) < 0.35 * (cut_loss - original), "{original} {cut_loss} {fitted}");
 
-    // The plan repeats the cut, or the refit too, byte for byte.
+    // The plan repeats the bare cut, or the cut and its refit, byte for byte.
     let (plan, data) = (path(&folder, "fitted.plan.json"), data());
     let plan = plan.to_str().unwrap();
     let (again, bare) = (path(&folder, "again.onnx"), path(&folder, "bare.onnx"));
     succeed(&["apply", &model(), plan, again.to_str().unwrap(), "--data", &data]);
     assert!(fs::read(&again).unwrap() == fs::read(&output).unwrap());
     let applied = succeed(&["apply", &model(), plan, bare.to_str().unwrap()]);
-    assert!(applied.err.contains("cut before the refit") && applied.err.contains("--refit"), "{}", applied.err);
+    assert!(applied.err.contains("--refit"), "{}", applied.err);
     assert!((loss(&bare) - cut_loss).abs() < 1e-6);
     let heldout = fixture("ddpm_fashion16/heldout_images.npy");
     let refused = run(&["apply", &model(), plan, bare.to_str().unwrap(), "--data", &heldout]);
     assert_eq!(refused.code, 2);
-    assert!(refused.err.contains("fitted on other samples"), "{}", refused.err);
+    assert!(refused.err.contains("BLAKE3"), "{}", refused.err);
 
-    // The command fits the file of the bare cut to the same weights.
+    // The command `refit` fits the bare cut to the same weights.
     let by_command = path(&folder, "by_command.onnx");
     let files = [model(), cut.to_str().unwrap().to_owned(), by_command.to_str().unwrap().to_owned()];
     let files: Vec<&str> = files.iter().map(String::as_str).collect();
@@ -105,7 +105,7 @@ fn excluded_layers_keep_their_weights() {
 }
 
 #[test]
-fn mistakes_are_explained() {
+fn invalid_options_are_refused_with_the_option_and_the_valid_range() {
     let folder = tempfile::tempdir().unwrap();
     let (model, data, output) = (model(), data(), path(&folder, "x.onnx"));
     let output = output.to_str().unwrap();
@@ -125,7 +125,7 @@ fn mistakes_are_explained() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// A cut that is staged, and on what it is fitted.
+/// Stages a cut. Returns it with the runtime and the options of its refit.
 fn staged(output: &Path) -> (Staged, Runtime, ScoreOptions) {
     let runtime = Runtime::open(None).unwrap();
     let gradients = GradientSettings { data: Some(data().into()), ..GradientSettings::default() };
@@ -135,7 +135,7 @@ fn staged(output: &Path) -> (Staged, Runtime, ScoreOptions) {
 }
 
 #[test]
-fn a_refit_that_was_stopped_ends_with_the_same_weights() {
+fn an_interrupted_refit_resumes_to_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = path(&folder, "c.refit.npz");
     let whole = RefitSettings { samples: Some(32), timesteps: Some(4), ..RefitSettings::default() };

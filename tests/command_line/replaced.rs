@@ -1,4 +1,4 @@
-//! Networks that take the place of others, whose data files are left over.
+//! Outputs that replace earlier networks, whose data files would be left over.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::external::externalised;
 use crate::support::files::listing;
 use crate::support::two_convolutions::two_convolutions;
 
-/// A desk whose input has its weights beside it, with an older network in the place of the output.
+/// Returns a workspace whose input has external data, with an older network at the path of the output.
 fn desk() -> Desk {
     let desk = Desk::new();
     let (model, data) = externalised(&two_convolutions(), "model.onnx_data");
@@ -25,7 +25,7 @@ fn prune(desk: &Desk, more: &[&str]) -> super::tool::Ran {
 }
 
 #[test]
-fn the_data_of_a_replaced_network_goes_with_it() {
+fn the_data_file_of_a_replaced_network_is_removed() {
     let desk = desk();
     let ran = prune(&desk, &["--no-verify"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -33,7 +33,7 @@ fn the_data_of_a_replaced_network_goes_with_it() {
     assert!(ran.out.contains(&format!("removed {removed}")), "{}", ran.out);
     assert_eq!(desk.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
     assert_eq!(listing(desk.folder.path()), ["in.onnx", "model.onnx", "model.onnx_data"]);
-    // Once more: the data file is replaced, and nothing is left over.
+    // In a second run, the data file is replaced and nothing is left over.
     let again = prune(&desk, &["--format", "json"]).json();
     assert_eq!(again["removed"], json!([]));
     assert_eq!(desk.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
@@ -54,7 +54,7 @@ fn the_data_of_a_replaced_network_goes_with_it() {
 }
 
 #[test]
-fn a_repeated_cut_does_the_same() {
+fn apply_removes_the_data_file_of_a_replaced_network_too() {
     let desk = desk();
     assert_eq!(prune(&desk, &["--no-verify"]).code, 0);
     let plan = desk.text("plan.json");
@@ -67,7 +67,7 @@ fn a_repeated_cut_does_the_same() {
 }
 
 #[test]
-fn data_that_anything_else_may_need_stays() {
+fn a_data_file_that_may_be_needed_elsewhere_is_kept() {
     let stays = |prepare: &dyn Fn(&Desk)| {
         let desk = desk();
         prepare(&desk);
@@ -75,17 +75,17 @@ fn data_that_anything_else_may_need_stays() {
         assert_eq!((ran.code, &ran.json()["removed"]), (0, &json!([])), "{}", ran.err);
         assert!(desk.output.path().join("model.onnx_data").exists());
     };
-    // Another network reads it as well, or might.
+    // Another network uses it as well, or may use it.
     stays(&|desk| assert!(std::fs::copy(desk.out("model.onnx"), desk.out("other.onnx")).is_ok()));
     stays(&|desk| std::fs::write(desk.out("other.onnx"), "cut off").unwrap());
-    // The place of the output was no network.
+    // The file at the path of the output was not a network.
     stays(&|desk| std::fs::write(desk.out("model.onnx"), "not a network").unwrap());
     #[cfg(unix)]
     stays(&|desk| {
         std::fs::remove_file(desk.out("model.onnx_data")).unwrap();
         std::os::unix::fs::symlink(desk.path("model.onnx_data"), desk.out("model.onnx_data")).unwrap();
     });
-    // It is a data file of the input by another name.
+    // The input uses the file under another name.
     stays(&|desk| {
         std::fs::remove_file(desk.out("model.onnx_data")).unwrap();
         std::fs::hard_link(desk.path("model.onnx_data"), desk.out("model.onnx_data")).unwrap();
@@ -93,14 +93,14 @@ fn data_that_anything_else_may_need_stays() {
 }
 
 #[test]
-fn the_input_s_own_data_stays_in_its_folder() {
+fn the_data_file_of_the_input_is_kept() {
     let desk = desk();
     let (input, output) = (desk.text("model.onnx"), desk.text("pruned.onnx"));
     succeed(&[&input, &output, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"]);
     succeed(&[&input, &output, "--ratio", "0.3", "--criterion", "magnitude", "--no-verify"]);
     let files = ["in.onnx", "model.onnx", "model.onnx_data", "pruned.onnx", "pruned.onnx.data", "pruned.plan.json"];
     assert_eq!(listing(desk.folder.path()), files);
-    // A run that fails removes nothing.
+    // A failed run removes nothing.
     let failing = prune(&desk, &["--target-params", "0.001"]);
     assert_eq!(failing.code, 2, "{}{}", failing.out, failing.err);
     assert_eq!(desk.written(), ["model.onnx", "model.onnx_data"]);

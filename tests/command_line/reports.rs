@@ -12,7 +12,7 @@ use crate::support::builder::Builder;
 use crate::support::files::{decoded, save};
 use crate::support::fixtures::fixture;
 
-/// A network without a process, cut by its weights alone; the JSON and the page of the same run.
+/// Prunes a network by magnitude, without a diffusion process. Returns the JSON and the page of the run.
 fn cut(model: &Path, folder: &Path, more: &[&str]) -> (Value, Page) {
     let (output, report) = (folder.join("out.onnx"), folder.join("report.html"));
     let files = [model.to_str().unwrap(), output.to_str().unwrap(), "--report", report.to_str().unwrap()];
@@ -21,7 +21,7 @@ fn cut(model: &Path, folder: &Path, more: &[&str]) -> (Value, Page) {
     (json, page(&report))
 }
 
-/// The page has the numbers of the run.
+/// Asserts that the page has the numbers of the run.
 fn agrees(json: &Value, page: &Page) {
     let groups = json["groups"].as_array().unwrap();
     for group in groups {
@@ -42,7 +42,7 @@ fn agrees(json: &Value, page: &Page) {
 }
 
 #[test]
-fn a_page_has_the_numbers_of_its_run_and_says_why_nothing_is_drawn() {
+fn a_page_has_the_numbers_of_its_run_and_explains_missing_samples() {
     let folder = tempfile::tempdir().unwrap();
     let (json, page) = cut(&fixture("ddpm_fashion16.onnx"), folder.path(), &[]);
     agrees(&json, &page);
@@ -58,7 +58,7 @@ fn a_page_has_the_numbers_of_its_run_and_says_why_nothing_is_drawn() {
 }
 
 #[test]
-fn a_cut_that_is_not_refitted_is_drawn_beside_its_original() {
+fn samples_of_a_bare_cut_are_shown_beside_those_of_the_original() {
     let folder = tempfile::tempdir().unwrap();
     let (schedule, data) =
         (fixture("dit_fashion16/scheduler_config.json"), fixture("dit_fashion16/heldout_images.npy"));
@@ -71,7 +71,7 @@ fn a_cut_that_is_not_refitted_is_drawn_beside_its_original() {
 }
 
 #[test]
-fn names_of_a_model_stay_names() {
+fn names_in_a_model_are_escaped() {
     let evil = "</title><script>alert(1)</script>\"'&\u{202e}\u{1b}[2J/<img src=x onerror=alert(1)>/conv.weight";
     let mut model = decoded(&fixture("ddpm_fashion16.onnx"));
     let graph = model.graph.as_mut().unwrap();
@@ -86,7 +86,7 @@ fn names_of_a_model_stay_names() {
     fs::write(&path, model.write_to_bytes().unwrap()).unwrap();
     let (json, page) = cut(&path, folder.path(), &["--no-latency"]);
     assert!(json["groups"].as_array().unwrap().iter().any(|group| group["name"] == evil));
-    // The checks of `page` have found no tag but its own.
+    // The checks of `page` have found only the page's tags.
     assert!(page.html.contains("&lt;script&gt;"));
     assert!(
         !page.html.contains("onerror=alert(1)>") && !page.html.contains('\u{202e}') && !page.html.contains('\u{1b}')
@@ -95,7 +95,7 @@ fn names_of_a_model_stay_names() {
 }
 
 #[test]
-fn hundreds_of_groups_are_folded_and_do_not_weigh_much() {
+fn hundreds_of_groups_are_folded_and_the_page_is_small() {
     let mut net = Builder::new(3);
     let mut value = net.conv("x", 3, 8, 3, 1);
     for _ in 0..300 {
@@ -116,7 +116,7 @@ fn hundreds_of_groups_are_folded_and_do_not_weigh_much() {
 }
 
 #[test]
-fn training_writes_a_page_with_teacher_network_and_result() {
+fn fine_tuning_writes_a_page_with_teacher_network_and_result() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (original, schedule) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
@@ -138,6 +138,6 @@ fn training_writes_a_page_with_teacher_network_and_result() {
     }
     let drawn = if best["step"] == 0 { 2 } else { 3 };
     assert_eq!(page.html.matches("data:image/png;base64,").count(), drawn);
-    // The cut that was trained is drawn too.
+    // Samples of the cut before training are shown too.
     assert!(page.html.contains("9 skip connections") && page.text.contains("4 of 4 steps"));
 }

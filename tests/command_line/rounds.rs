@@ -1,4 +1,4 @@
-//! Pruning in rounds: what each leaves, that the last file is a cut of the original, and that a run goes on.
+//! Pruning in rounds: the files of each round, that the result is a cut of the original, and that a run can be resumed.
 
 use std::fs;
 use std::path::Path;
@@ -11,20 +11,20 @@ fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).to_str().unwrap().to_owned()
 }
 
-/// The first 40 images of the training data: few are held out of them.
+/// Writes the first 40 images of the training data, so that few are held out.
 fn few(folder: &Path) -> String {
     let all = fs::read(fixture("ddpm_fashion16/train_images.npy")).unwrap();
     let start = 10 + usize::from(u16::from_le_bytes([all[8], all[9]]));
     let header = String::from_utf8(all[10..start].to_vec()).unwrap();
     assert!(header.contains("(2048, 1, 16, 16)") && header.contains("u1"), "{header}");
-    // As long as it was.
+    // The header keeps its length.
     let header = header.replace("(2048, 1, 16, 16)", "(40, 1, 16, 16)  ");
     let path = folder.join("few.npy");
     fs::write(&path, [&all[..10], header.as_bytes(), &all[start..start + 40 * 256]].concat()).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// Two rounds to half of the MACs, of a few steps.
+/// Prunes in two rounds of a few steps each to half of the MACs. Returns the printed JSON.
 fn rounds(output: &Path, more: &[&str]) -> Value {
     let (original, data) = (fixture("ddpm_fashion16.onnx"), few(output.parent().unwrap()));
     let paths = [original.as_str(), output.to_str().unwrap(), "--data", &data, "--format", "json", "--no-latency"];
@@ -36,7 +36,7 @@ fn rounds(output: &Path, more: &[&str]) -> Value {
 }
 
 #[test]
-fn the_last_round_is_a_cut_of_the_original_and_a_run_goes_on() {
+fn the_last_round_is_a_cut_of_the_original_and_a_run_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let original = fixture("ddpm_fashion16.onnx");
     let output = folder.path().join("out.onnx");
@@ -50,20 +50,20 @@ fn the_last_round_is_a_cut_of_the_original_and_a_run_goes_on() {
     let plan_path = folder.path().join("out.plan.json");
     let plan: Value = serde_json::from_slice(&fs::read(&plan_path).unwrap()).unwrap();
     assert_eq!((&plan["options"]["rounds"], &plan["options"]["target-macs"]), (&json!(2), &json!(0.5)));
-    // By its plan it is verified against the original, and the cut made again.
+    // With its plan, the result is verified against the original, and the cut is repeated.
     succeed(&["verify", &original, output.to_str().unwrap(), "--quiet"]);
     let again = folder.path().join("again.onnx");
     succeed(&["apply", &original, plan_path.to_str().unwrap(), again.to_str().unwrap(), "--quiet"]);
     let (bytes, size) = (fs::metadata(&output).unwrap().len(), fs::metadata(&again).unwrap().len());
     assert!(size < bytes && bytes < size + size / 5, "{size} and, with what has changed named, {bytes}");
-    // The first round is half of the way.
+    // The first round goes half of the way to the target: it removes fewer channels than the last.
     let state = folder.path().join("out.rounds");
     let first: Value = serde_json::from_slice(&fs::read(state.join("round-1.plan.json")).unwrap()).unwrap();
     assert!((first["options"]["target-macs"].as_f64().unwrap() - 0.5).abs() < 1e-9);
     let ratio = |plan: &Value| plan["ratio"].as_f64().unwrap();
     assert!(ratio(&first) > 0.05 && ratio(&first) < ratio(&plan));
 
-    // Stopped in the second round, after its cut; then after all.
+    // Simulates an interruption in the second round after its cut. Then resumes a finished run.
     let whole = fs::read(&output).unwrap();
     fs::remove_file(&output).unwrap();
     let text = fs::read_to_string(state.join("rounds.json")).unwrap();
@@ -73,13 +73,13 @@ fn the_last_round_is_a_cut_of_the_original_and_a_run_goes_on() {
     fs::write(state.join("rounds.json"), known.to_string()).unwrap();
     let changed = fs::metadata(state.join("round-1.onnx")).unwrap().modified().unwrap();
     rounds(&output, &["--resume"]);
-    assert!(fs::read(&output).unwrap() == whole, "the network of a resumed run is that of one that was not stopped");
+    assert!(fs::read(&output).unwrap() == whole, "a resumed run should write the same network as an uninterrupted one");
     assert_eq!(fs::metadata(state.join("round-1.onnx")).unwrap().modified().unwrap(), changed);
     assert_eq!(rounds(&output, &["--resume"])["done"], 2);
 }
 
 #[test]
-fn what_rounds_can_not_be_is_refused() {
+fn invalid_options_of_rounds_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (original, output) = (fixture("ddpm_fashion16.onnx"), folder.path().join("out.onnx"));
     let paths = [original.as_str(), output.to_str().unwrap(), "--ratio", "0.3", "--criterion", "magnitude"];

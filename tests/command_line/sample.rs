@@ -12,7 +12,7 @@ fn sample(arguments: &[&str]) -> Ran {
     run(&[&["sample"], arguments].concat())
 }
 
-/// The mean brightness at the left and right border and in the middle of 16 x 16 images.
+/// Returns the mean brightness of 16x16 images at the left and right border and in the middle.
 fn border_and_middle(samples: &[f64]) -> (f64, f64) {
     let mean = |keep: &dyn Fn(usize, usize) -> bool| {
         let kept: Vec<f64> =
@@ -23,7 +23,7 @@ fn border_and_middle(samples: &[f64]) -> (f64, f64) {
 }
 
 #[test]
-fn the_trained_network_draws_clothes() {
+fn the_trained_network_samples_images_like_its_training_data() {
     let folder = tempfile::tempdir().unwrap();
     let (png, npy) = (folder.path().join("grid.png"), folder.path().join("x.npy"));
     let (model, config) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
@@ -46,7 +46,7 @@ fn the_trained_network_draws_clothes() {
     let json = output.json();
     assert_eq!(json["roles"]["time"], "timestep");
     assert_eq!(json["shape"], serde_json::json!([8, 1, 16, 16]));
-    // Fashion-MNIST at 16 x 16, scaled to -1 to 1: dark borders, bright middle.
+    // Fashion-MNIST at 16x16, scaled to -1 to 1, has dark borders and a bright middle.
     let samples = npz::read(&npy).unwrap().remove(0).1.to_f64();
     assert!(samples.iter().all(|value| (-1.0..=1.0).contains(value)));
     let (border, middle) = border_and_middle(&samples);
@@ -58,7 +58,7 @@ fn the_trained_network_draws_clothes() {
 }
 
 #[test]
-fn wrong_requests_say_what_to_do() {
+fn invalid_options_are_refused_with_the_option_and_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let png = folder.path().join("grid.png");
     let model = fixture("ddpm_fashion16.onnx");
@@ -83,7 +83,7 @@ fn wrong_requests_say_what_to_do() {
 }
 
 #[test]
-fn what_was_taken_for_what_is_printed() {
+fn the_roles_of_inputs_and_outputs_are_printed() {
     let folder = tempfile::tempdir().unwrap();
     let npy = folder.path().join("x.npy");
     let model = fixture("dit_tiny.onnx");
@@ -107,7 +107,7 @@ fn what_was_taken_for_what_is_printed() {
     assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);
 }
 
-/// A denoiser whose convolutions have channels last, as ONNX Runtime's optimizer writes it for GPUs.
+/// Builds a denoiser whose convolutions have channels last, as ONNX Runtime's optimizer writes it for GPUs.
 fn channels_last() -> onnx_diffprune::onnx::ModelProto {
     let mut n = Builder::with_opset(17, 1);
     let (w, b, out) = (n.weight(&[6, 3, 3, 4]), n.weight(&[6]), n.weight(&[4, 3, 3, 6]));
@@ -118,7 +118,7 @@ fn channels_last() -> onnx_diffprune::onnx::ModelProto {
     let time = n.op("Sigmoid", &[&time], &[]);
     let x = n.op("Mul", &[&x, &time], &[]);
     let x = n.fused("NhwcConv", &[&x, &out], &pads, 1).remove(0);
-    // Samples stay finite over many steps.
+    // Keeps the samples finite over many steps.
     let x = n.op("Tanh", &[&x], &[]);
     let y = n.op("Transpose", &[&x], &[attr_ints("perm", &[0, 3, 1, 2])]);
     n.graph.initializer.push(TensorProto::of_ints("axes", &[1, 2, 3], &[3]));
@@ -137,7 +137,7 @@ fn operators_without_a_kernel_on_the_cpu_run_lowered() {
     assert_eq!(drawn.code, 0, "{}", drawn.err);
     let measured = run(&["loss", model, "--data", &npy, "--count", "2", "--timesteps", "2"]);
     assert_eq!(measured.code, 0, "{}", measured.err);
-    // Samples are drawn for the gradients, and both files are timed.
+    // The command generates samples for the gradients, and measures the latency of both files.
     let cut = run(&[model, &pruned, "--ratio", "0.5", "--timesteps", "2", "--batch", "2"]);
     assert_eq!(cut.code, 0, "{}", cut.err);
     let drawn = sample(&[&pruned, "--save-npy", &npy, "--count", "2", "--steps", "2"]);

@@ -1,10 +1,10 @@
-//! The program as a process.
+//! Runs the program as a process.
 
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// What a run of the program came to.
+/// The result of a run of the program.
 pub(crate) struct Ran {
     /// Its exit code.
     pub(crate) code: i32,
@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
 }
 
 impl Ran {
-    /// The JSON object that it printed.
+    /// Returns the JSON object that it printed.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }

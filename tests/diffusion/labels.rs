@@ -8,19 +8,19 @@ use onnx_diffprune::graph::sizes::Sizes;
 use super::network::{Arrays, Network};
 use crate::support::fixtures::fixture;
 
-/// Some held-out images of the conditional network, chosen by a seed.
+/// Loads some held-out images of the conditional network, chosen by a seed.
 fn held_out(count: usize, seed: u64) -> Samples {
     let path = fixture("dit_fashion16/heldout_images.npy");
     Samples::load(&path, ("sample", &[1, 1, 16, 16]), &Ranges::default(), count, seed).unwrap()
 }
 
-/// These labels as the network's input.
+/// Returns these labels as an input of the network.
 fn labels(values: Vec<i64>) -> [(String, Array); 1] {
     [("class_labels".to_owned(), Array::new(vec![values.len()], ArrayData::I64(values)).unwrap())]
 }
 
 #[test]
-fn labels_stay_with_their_images_whichever_are_chosen() {
+fn every_chosen_image_keeps_its_label() {
     let network = Network::new("dit_fashion16.onnx");
     let process = read_scheduler_config(&fixture("dit_fashion16/scheduler_config.json")).unwrap().process;
     let all = Arrays::read("dit_fashion16/heldout_labels.npz");
@@ -29,17 +29,17 @@ fn labels_stay_with_their_images_whichever_are_chosen() {
     for seed in 0..3 {
         let samples = held_out(6, seed);
         assert!(conditioning.unpaired(&samples).is_empty());
-        // The samples are those of the file, by their numbers.
+        // The samples are the rows of the file at their numbers.
         let whole = held_out(samples.total.unwrap(), 0);
         for (row, number) in samples.values.outer_iter().zip(&samples.numbers) {
             assert_eq!(row, whole.values.index_axis(ndarray::Axis(0), *number));
         }
         let expected: Vec<f64> = samples.numbers.iter().map(|number| all.to_f64()[*number]).collect();
-        assert_ne!(expected, all.to_f64()[..6], "the first six were chosen");
+        assert_ne!(expected, all.to_f64()[..6], "the choice should not be the first six");
         let label_of = |inputs: &[(String, Array)]| {
             inputs.iter().find(|(name, _)| name == "class_labels").map(|(_, array)| array.to_f64()).unwrap()
         };
-        // As gradients and losses read them.
+        // The inputs that gradients and losses use.
         let (roles, sizes) = (network.roles(), Sizes::new());
         let of = (&process, &roles, &conditioning);
         let drawn = noise(&[3, 1, 16, 16], 6, 0);
@@ -55,17 +55,17 @@ fn labels_stay_with_their_images_whichever_are_chosen() {
 }
 
 #[test]
-fn labels_that_change_hands_have_another_digest() {
+fn the_digest_changes_when_labels_are_swapped() {
     let network = Network::new("dit_fashion16.onnx");
     let digest = |values: Vec<i64>, rows: &[usize]| network.denoiser_given(&labels(values), 4).1.digest(rows).unwrap();
     let first = digest(vec![1, 2, 3], &[0, 1]);
-    assert_eq!(first, digest(vec![1, 2, 4], &[0, 1]), "a row that no sample takes counts");
+    assert_eq!(first, digest(vec![1, 2, 4], &[0, 1]), "a row that belongs to no sample should not count");
     assert_ne!(first, digest(vec![2, 1, 3], &[0, 1]));
     assert_ne!(first, digest(vec![1, 2, 3], &[1, 0]));
 }
 
 #[test]
-fn rows_that_may_belong_to_other_samples_are_told() {
+fn a_row_count_that_differs_from_the_samples_is_reported() {
     let network = Network::new("dit_fashion16.onnx");
     let samples = held_out(8, 0);
     let total = samples.total.unwrap();
@@ -75,9 +75,9 @@ fn rows_that_may_belong_to_other_samples_are_told() {
         "{}",
         told(10)
     );
-    assert!(told(total + 7).contains("the last 7 rows are not used"), "{}", told(total + 7));
-    // One label for all, and one for each.
+    assert!(told(total + 7).contains("last 7"), "{}", told(total + 7));
+    // One label for all samples, and one label for each.
     assert_eq!((told(1), told(total)), (String::new(), String::new()));
-    // What is drawn has no rows of its own to miss.
+    // Random conditioning has no rows to pair with samples.
     assert!(network.denoiser(4).1.unpaired(&samples).is_empty());
 }

@@ -1,4 +1,4 @@
-//! Diffusion: processes, networks that denoise, and samples.
+//! Diffusion processes, denoising networks, and samples.
 #![allow(clippy::unwrap_used)]
 
 mod labels;

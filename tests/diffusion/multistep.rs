@@ -1,4 +1,4 @@
-//! DPM-Solver++ 2M against diffusers' DPMSolverMultistepScheduler, which computed in double precision.
+//! DPM-Solver++ 2M against diffusers' DPMSolverMultistepScheduler, whose results were computed in float64.
 
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::diffusion::{
@@ -10,7 +10,7 @@ use super::network::Arrays;
 use super::schedulers::{agree_to, cases_of};
 
 #[test]
-fn steps_are_those_of_diffusers() {
+fn steps_agree_with_those_of_diffusers() {
     let arrays = Arrays::read("diffusion/multistep.npz");
     let cases = cases_of("diffusion/multistep.json");
     assert!(cases.len() >= 49, "{}", cases.len());
@@ -38,20 +38,21 @@ fn linear() -> Process {
     Process::new(schedule, PredictionType::Sample, None).unwrap()
 }
 
-/// For data of one dimension with variance 1/4, the best estimate is known, and so is where the exact way ends.
+/// For one-dimensional data with variance 1/4, the best estimate is known, and so is the end of the exact trajectory.
 #[test]
-fn twice_the_steps_leave_a_quarter_of_the_error() {
+fn doubling_the_steps_quarters_the_error() {
     let process = linear();
     let variance = 0.25;
     let best = |level: &Level, x: f32| {
         let (a, s) = (level.signal, level.noise);
         (a * variance / (a * a * variance + s * s) * f64::from(x)) as f32
     };
-    // Along the exact way x keeps its share of the deviation.
+    // Along the exact trajectory, the ratio of x to its standard deviation is constant.
     let deviation = |level: &Level| (level.signal.powi(2) * variance + level.noise.powi(2)).sqrt();
     let error = |sampler: Sampler, steps: usize| {
         let options = SampleOptions { steps, sampler, ..SampleOptions::default() };
-        // From much noise to a little: a last step of first order to none would hide the order of the others.
+        // From a high noise level to a low one: a last first-order step to zero noise would hide the order of the
+        // others.
         let levels: Vec<Level> = (0..=steps)
             .map(|at| {
                 let lambda = -2.0 + 4.0 * at as f64 / steps as f64;
@@ -76,7 +77,7 @@ fn twice_the_steps_leave_a_quarter_of_the_error() {
 }
 
 #[test]
-fn every_number_of_steps_falls_to_no_noise() {
+fn every_number_of_steps_decreases_to_zero_noise() {
     let squaredcos =
         DiscreteOptions { schedule: BetaSchedule::SquaredcosCapV2, steps: 30, ..DiscreteOptions::default() };
     let rescaled = DiscreteOptions { zero_terminal_snr: true, steps: 30, ..DiscreteOptions::default() };

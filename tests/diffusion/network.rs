@@ -1,4 +1,4 @@
-//! Committed networks and arrays as the tests of diffusion use them.
+//! Committed networks and arrays for the tests of diffusion.
 
 use ndarray::ArrayD;
 use onnx_diffprune::array::Array;
@@ -19,7 +19,7 @@ pub(super) fn floats(array: &Array) -> ArrayD<f32> {
     ArrayD::from_shape_vec(array.dims.clone(), values).unwrap()
 }
 
-/// The arrays of a fixture by name.
+/// The arrays of a fixture, by name.
 pub(super) struct Arrays(Vec<(String, Array)>);
 
 impl Arrays {
@@ -36,7 +36,7 @@ impl Arrays {
     }
 }
 
-/// A committed network, with what is known of its values.
+/// A committed network, with the inferred facts about its values.
 pub(super) struct Network {
     pub(super) model: Model,
     pub(super) graph: Graph,
@@ -55,12 +55,12 @@ impl Network {
         Roles::recognise(&self.model, &self.graph, &self.facts, &RoleNames::default()).unwrap()
     }
 
-    /// Ready for batches of this size; what it is fed besides samples is drawn.
+    /// Returns a denoiser for batches of this size. Its inputs other than samples are random.
     pub(super) fn denoiser(&self, batch: usize) -> (Denoiser, Conditioning) {
         self.denoiser_given(&[], batch)
     }
 
-    /// The same with given values of other inputs.
+    /// Returns a denoiser with given values of other inputs.
     pub(super) fn denoiser_given(&self, given: &[(String, Array)], batch: usize) -> (Denoiser, Conditioning) {
         let options = SessionOptions { threads: THREADS, ..SessionOptions::default() };
         let session = runtime().session_from_file(self.model.path(), &options).unwrap();

@@ -1,4 +1,4 @@
-//! Prompts that the text encoders of a pipeline make conditioning of, beside what diffusers makes.
+//! Conditioning from prompts by the text encoders of a pipeline, compared with that of diffusers.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn encoded(folder: &Path, prompts: &[String]) -> Result<Vec<(String, Array)>, Er
     Model::open(&pipeline.denoiser().model)?.encode_prompts(&pipeline, prompts, &Runtime::open(None)?)
 }
 
-/// Compares with the arrays of a pipeline in PyTorch; states are stored in half precision.
+/// Compares with the arrays of a pipeline in PyTorch. Text states are stored in float16.
 fn agrees(name: &str, tolerance: f64) -> Vec<(String, Array)> {
     let reference = read_npz(&fixture(&format!("pipelines/{name}.states.npz"))).unwrap();
     let found = encoded(&fixture(&format!("pipelines/{name}")), &prompts()).unwrap();
@@ -35,24 +35,24 @@ fn agrees(name: &str, tolerance: f64) -> Vec<(String, Array)> {
 }
 
 #[test]
-fn one_encoder_gives_its_last_states() {
+fn one_encoder_returns_its_last_hidden_states() {
     let found = agrees("sd_tiny", 1e-3);
     assert_eq!(found.len(), 1);
 }
 
 #[test]
-fn two_encoders_give_states_side_by_side_a_whole_and_sizes() {
+fn two_encoders_return_joined_states_pooled_embeddings_and_time_ids() {
     let found = agrees("sdxl_tiny", 1e-3);
     let (_, ids) = found.iter().find(|(name, _)| name == "time_ids").unwrap();
     assert_eq!(ids.dims, [prompts().len(), 6]);
-    // The configuration says 16 latents, each of two pixels.
+    // By the configuration the latents are 16x16, at two pixels each.
     assert_eq!(ids.to_f64()[..6], [32.0, 32.0, 0.0, 0.0, 32.0, 32.0]);
 }
 
 #[test]
-fn what_can_not_be_encoded_is_told() {
+fn missing_or_unsuitable_encoders_are_reported() {
     let error = encoded(&fixture("pipelines/sd_tiny"), &[]).unwrap_err();
-    assert!(error.to_string().contains("expected a prompt on each line"), "{error}");
+    assert!(error.to_string().contains("--prompts"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("unet")).unwrap();
     for file in ["unet/model.onnx", "unet/config.json"] {
@@ -60,7 +60,7 @@ fn what_can_not_be_encoded_is_told() {
     }
     let error = encoded(folder.path(), &prompts()).unwrap_err();
     assert!(error.to_string().contains("text_encoder and tokenizer, found none"), "{error}");
-    // An encoder of another width.
+    // An encoder with another hidden size.
     for (from, to) in
         [("sdxl_tiny/text_encoder_2/model.onnx", "text_encoder"), ("sdxl_tiny/tokenizer/vocab.json", "tokenizer")]
     {
@@ -72,7 +72,7 @@ fn what_can_not_be_encoded_is_told() {
         std::fs::copy(fixture("pipelines/sd_tiny/tokenizer").join(file), folder.path().join("tokenizer").join(file))
             .unwrap();
     }
-    // As wide, by chance: it is taken. The other is not.
+    // This encoder has the right hidden size by chance, so it is accepted. The other one is refused.
     assert!(encoded(folder.path(), &prompts()).is_ok());
     std::fs::copy(
         fixture("pipelines/sdxl_tiny/text_encoder/model.onnx"),
@@ -80,5 +80,5 @@ fn what_can_not_be_encoded_is_told() {
     )
     .unwrap();
     let error = encoded(folder.path(), &prompts()).unwrap_err().to_string();
-    assert!(error.contains("expected width 16, the text encoders return width 8"), "{error}");
+    assert!(["encoder_hidden_states", "16", "8"].iter().all(|fact| error.contains(fact)), "{error}");
 }

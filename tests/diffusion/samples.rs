@@ -36,15 +36,15 @@ fn images_are_scaled_by_channel() {
 }
 
 #[test]
-fn images_of_other_sizes_are_cut_at_the_centre_and_resized() {
+fn images_of_other_sizes_are_centre_cropped_and_resized() {
     let folder = tempfile::tempdir().unwrap();
-    // White with black borders left and right that the centre leaves out.
+    // White, with black borders at the left and right that the centre crop removes.
     let image = GrayImage::from_fn(16, 8, |x, _| Luma([if (4..12).contains(&x) { 255 } else { 0 }]));
     image.save(folder.path().join("wide.png")).unwrap();
     let samples = load(folder.path(), &[1, 1, 4, 4], 1).unwrap();
     assert!(values(&samples).iter().all(|value| *value == 1.0), "{:?}", samples.values);
     assert!(samples.source.contains("1 resized to 1 x 4 x 4"), "{}", samples.source);
-    // Tall: the middle half is grey.
+    // A tall image whose middle is grey.
     let folder = tempfile::tempdir().unwrap();
     let image = GrayImage::from_fn(4, 12, |_, y| Luma([if (4..8).contains(&y) { 51 } else { 0 }]));
     image.save(folder.path().join("tall.jpg")).unwrap();
@@ -53,7 +53,7 @@ fn images_of_other_sizes_are_cut_at_the_centre_and_resized() {
 }
 
 #[test]
-fn folders_without_use_are_refused() {
+fn folders_without_usable_images_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(load(folder.path(), &[1, 1, 4, 4], 1).unwrap_err().contains("found none"));
     GrayImage::new(4, 4).save(folder.path().join("a.png")).unwrap();
@@ -68,14 +68,14 @@ fn folders_without_use_are_refused() {
     assert!(load(&folder.path().join("missing"), &[1, 1, 4, 4], 1).unwrap_err().contains("does not exist"));
 }
 
-/// Twelve arrays of 1 x 2 x 3 whose values tell their place.
+/// Builds twelve arrays of 1x2x3 whose values are their positions.
 fn counted(dims: Vec<usize>) -> Array {
     let count = dims.iter().product();
     Array::new(dims, ArrayData::F32((0..count).map(|at| at as f32).collect())).unwrap()
 }
 
 #[test]
-fn arrays_keep_their_values_and_seeds_choose() {
+fn arrays_keep_their_values_and_the_seed_chooses_samples() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npz");
     let array = counted(vec![12, 1, 2, 3]);
@@ -90,20 +90,20 @@ fn arrays_keep_their_values_and_seeds_choose() {
     for (row, number) in five.numbers.iter().enumerate() {
         assert_eq!(five.values[[row, 0, 0, 0].as_slice()], (number * 6) as f32);
     }
-    // A range maps its ends to those of the network's.
+    // The ends of the data range map to those of the network's range.
     let ranges = Ranges { data: Some((0.0, 71.0)), sample: (-2.0, 2.0) };
     let scaled = Samples::load(&path, ("sample", &dims), &ranges, 12, 0).unwrap();
     let (first, last) = (scaled.values[[0, 0, 0, 0].as_slice()], scaled.values[[11, 0, 1, 2].as_slice()]);
     assert!((first + 2.0).abs() < 1e-6 && (last - 2.0).abs() < 1e-6);
     let ranges = Ranges { data: Some((1.0, 1.0)), ..ranges };
     assert!(Samples::load(&path, ("sample", &dims), &ranges, 12, 0).is_err());
-    // Neither array has a name that tells.
+    // Neither array has a name that identifies the samples.
     npz::write(&path, [("a", &array), ("b", &array)]).unwrap();
     assert!(load(&path, &dims, 1).unwrap_err().contains("found a, b"));
 }
 
 #[test]
-fn channels_may_be_last_or_left_out() {
+fn the_channel_axis_may_be_last_or_absent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
     std::fs::write(&path, npz::to_npy(&counted(vec![1, 2, 2, 3])).unwrap()).unwrap();

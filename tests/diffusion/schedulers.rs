@@ -1,4 +1,5 @@
-//! Diffusion against independent references: diffusers' schedulers, and the losses of the trained network in PyTorch.
+//! Diffusion processes against independent references: diffusers' schedulers, and PyTorch's losses of the trained
+//! network.
 
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::array::{Array, ArrayData};
@@ -13,12 +14,12 @@ use onnx_diffprune::runtime::SessionOptions;
 use super::network::{Arrays, Network, floats};
 use crate::support::fixtures::{fixture, runtime};
 
-/// Fails unless the arrays agree to 1e-5 of their greatest magnitude.
+/// Fails unless the arrays agree to 1e-5 of their largest magnitude.
 fn agree(what: &str, found: &ArrayD<f32>, expected: &ArrayD<f32>) {
     agree_to(1e-5, what, found, expected);
 }
 
-/// The same to a share of their greatest magnitude.
+/// Fails unless the arrays agree to this share of their largest magnitude.
 pub(crate) fn agree_to(share: f32, what: &str, found: &ArrayD<f32>, expected: &ArrayD<f32>) {
     assert_eq!(found.shape(), expected.shape(), "{what}");
     let magnitude = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
@@ -26,7 +27,7 @@ pub(crate) fn agree_to(share: f32, what: &str, found: &ArrayD<f32>, expected: &A
     assert!(error <= share, "{what}: error {error:e} of {magnitude}");
 }
 
-/// Every configuration of a fixture with its name, number of steps and eta.
+/// Returns every configuration of a fixture with its name, number of steps and eta.
 pub(crate) fn cases_of(file: &str) -> Vec<(String, ConfiguredProcess, usize, f64)> {
     let text = std::fs::read_to_string(fixture(file)).unwrap();
     let file: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -48,7 +49,7 @@ fn cases() -> Vec<(String, ConfiguredProcess, usize, f64)> {
 }
 
 #[test]
-fn noisy_samples_and_times_are_those_of_diffusers() {
+fn noisy_samples_and_times_agree_with_those_of_diffusers() {
     let arrays = Arrays::read("diffusion/schedulers.npz");
     let mut compared = 0;
     for (name, ConfiguredProcess { process, .. }, ..) in cases() {
@@ -70,7 +71,7 @@ fn noisy_samples_and_times_are_those_of_diffusers() {
 }
 
 #[test]
-fn steps_are_those_of_diffusers() {
+fn steps_agree_with_those_of_diffusers() {
     let arrays = Arrays::read("diffusion/schedulers.npz");
     for (name, ConfiguredProcess { process, variance, .. }, steps, eta) in cases() {
         let part = |key: &str, at: usize| arrays.floats(&format!("{name}.{key}")).index_axis(Axis(0), at).to_owned();
@@ -99,9 +100,9 @@ fn steps_are_those_of_diffusers() {
     }
 }
 
-/// A target is right if the perfect output leads back to the clean sample in one step.
+/// A target is correct if the perfect output leads to the clean sample in one step.
 #[test]
-fn the_perfect_output_gives_the_clean_sample() {
+fn the_perfect_output_leads_to_the_clean_sample() {
     let arrays = Arrays::read("diffusion/schedulers.npz");
     for (name, ConfiguredProcess { mut process, .. }, ..) in cases() {
         process.clip = None;
@@ -114,14 +115,14 @@ fn the_perfect_output_gives_the_clean_sample() {
             let input = StepInput { x: &mut x, output: &target, fresh: &noise, variance: None };
             Trajectory::over(&process, &SampleOptions::default(), vec![level, Level::CLEAN]).step(0, input);
             let error = x.iter().zip(&x0).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-            // Rounding of the noisy sample comes back divided by the signal.
+            // The rounding error of the noisy sample is divided by the signal.
             assert!(error <= 1e-6 * (4.0 + (level.sigma() as f32).powi(2) * 4.0), "{name} at {t}: {error:e}");
         }
     }
 }
 
 #[test]
-fn quadratic_skip_is_that_of_ddim() {
+fn the_quadratic_skip_agrees_with_that_of_ddim() {
     let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
     let levels = process.schedule.sampling_levels(10, Skip::Quadratic).unwrap();
     // numpy: [int(s) for s in numpy.linspace(0, (1000 * 0.8) ** 0.5, 10) ** 2], from the last to the first.
@@ -130,23 +131,23 @@ fn quadratic_skip_is_that_of_ddim() {
     assert!(process.schedule.sampling_levels(1001, Skip::Quadratic).is_err());
 }
 
-/// `reference.npz` holds the losses that PyTorch computed with the original weights on this `x0` and `noise`.
+/// `reference.npz` contains the losses that PyTorch computed with the original weights on this `x0` and `noise`.
 #[test]
-fn losses_are_those_of_pytorch() {
+fn losses_agree_with_those_of_pytorch() {
     let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
     let arrays = Arrays::read("ddpm_fashion16/reference.npz");
     let alphas = arrays.get("alphas_cumprod").unwrap().to_f64();
     assert!(alphas.iter().zip(process.schedule.alphas_cumprod()).all(|(a, b)| (a - b).abs() < 1e-6));
     let losses = arrays.get("losses").unwrap().to_f64();
-    // Near t = 0 the reference's 1 - ᾱ_t, which was computed in f32, has only four digits.
+    // Near t = 0 the reference's 1 - ᾱ_t, which was computed in float32, has only four digits.
     for (t, allowed) in [(0, 1e-4), (10, 1e-5), (100, 1e-5), (296, 1e-5), (500, 1e-5), (900, 1e-5), (999, 1e-5)] {
         compare_loss("ddpm_fashion16", &[], t, (losses[t], allowed));
     }
 }
 
-/// The same of a network with flow matching and labels.
+/// The same test on a network with flow matching and labels.
 #[test]
-fn losses_of_a_conditional_flow_are_those_of_pytorch() {
+fn losses_of_a_conditional_flow_agree_with_those_of_pytorch() {
     let arrays = Arrays::read("dit_fashion16/reference.npz");
     let given = [("class_labels".to_owned(), arrays.get("class_labels").unwrap().clone())];
     let (steps, losses) = (arrays.get("timesteps").unwrap().to_f64(), arrays.get("losses").unwrap().to_f64());
@@ -155,7 +156,8 @@ fn losses_of_a_conditional_flow_are_those_of_pytorch() {
     }
 }
 
-/// Fails unless the loss of a trained network at step t on its reference's samples is `expected`, but for this part of it.
+/// Fails unless the loss of a trained network at step t on the samples of its reference is `expected`, up to the
+/// relative error `allowed`.
 fn compare_loss(name: &str, given: &[(String, Array)], t: usize, (expected, allowed): (f64, f64)) {
     let process = read_scheduler_config(&fixture(&format!("{name}/scheduler_config.json"))).unwrap().process;
     let arrays = Arrays::read(&format!("{name}/reference.npz"));
@@ -194,10 +196,10 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     for sampler in [Sampler::Ddim, Sampler::Ddpm, Sampler::DpmSolver2M] {
         let samples = draw(3, 7, sampler);
         assert_eq!(samples.shape(), [3, 1, 16, 16]);
-        assert!(far(&samples, &draw(2, 7, sampler)) < 1e-3, "another batch draws others");
-        assert!(far(&samples, &draw(3, 8, sampler)) > 0.1, "another seed draws the same");
+        assert!(far(&samples, &draw(2, 7, sampler)) < 1e-3, "another batch size should not change the samples");
+        assert!(far(&samples, &draw(3, 8, sampler)) > 0.1, "another seed should change the samples");
     }
-    // Samples for when there is no data are drawn likewise, and say so.
+    // Samples that replace missing data are generated alike, and the source states it.
     let (mut denoiser, conditioning) = network.denoiser(3);
     let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
     let noisy = SampleOptions { sampler: Sampler::DpmSolver2M, eta: 0.5, ..options };
@@ -212,7 +214,7 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
 }
 
 #[test]
-fn learned_variance_and_conditioning_are_recognised() {
+fn learned_variance_and_conditioning_inputs_are_recognised() {
     let network = Network::new("dit_tiny.onnx");
     let roles = network.roles();
     assert_eq!(roles.variance_axis, Some(1));
@@ -224,7 +226,7 @@ fn learned_variance_and_conditioning_are_recognised() {
     let (mut output, mut variance) = (ArrayD::zeros(x.shape()), ArrayD::zeros(x.shape()));
     let level = process.schedule.level(500).unwrap();
     denoiser.predict(&process, &x, &level, &mut output, Some(&mut variance)).unwrap();
-    // The halves of the network's own output.
+    // The two halves of the network's output.
     let inputs = denoiser.inputs(&process, &x, &level).unwrap().to_vec();
     let mut session = runtime().session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
     let whole = floats(&session.run(&inputs).unwrap()[0].1);
@@ -237,7 +239,7 @@ fn learned_variance_and_conditioning_are_recognised() {
 }
 
 #[test]
-fn given_conditioning_must_fit() {
+fn given_conditioning_of_the_wrong_shape_is_refused() {
     let network = Network::new("sd15_tiny_fp16.onnx");
     let roles = network.roles();
     let parts = (&network.model, &network.graph, &network.facts);

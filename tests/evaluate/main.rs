@@ -1,4 +1,4 @@
-//! Judging networks: metrics against other implementations, and feature networks.
+//! Evaluation of networks: metrics against other implementations, and feature networks.
 #![allow(clippy::unwrap_used)]
 
 mod features;

@@ -1,4 +1,4 @@
-//! The metrics against what scikit-image, pytorch-fid's formula, scikit-learn and Pillow compute
+//! The metrics against scikit-image, the formula of pytorch-fid, scikit-learn and Pillow
 //! (`scripts/make_metrics_fixture.py`).
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ impl Fixture {
         self.array(name).into_dimensionality().unwrap()
     }
 
-    /// How many names begin so, with a number after it.
+    /// Returns the number of names that consist of this prefix and a number.
     fn count(&self, prefix: &str) -> usize {
         let is_numbered = |name: &&String| name.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
         self.0.keys().filter(is_numbered).count()
@@ -62,13 +62,13 @@ fn frechet_distances_agree_with_the_formula_of_pytorch_fid() {
         let of = |side: &str| Statistics::of(fixture.features(&format!("features_{side}_{at}")).view()).unwrap();
         let found = frechet_distance(&of("a"), &of("b")).unwrap();
         close(found, fixture.array(&format!("frechet_{at}"))[[]], &format!("Fréchet distance {at}"));
-        // It is the same the other way round.
-        close(frechet_distance(&of("b"), &of("a")).unwrap(), found, &format!("Fréchet distance {at}, turned"));
+        // The distance is symmetric.
+        close(frechet_distance(&of("b"), &of("a")).unwrap(), found, &format!("Fréchet distance {at}, swapped"));
     }
 }
 
 #[test]
-fn kernel_distances_agree_with_those_of_another_kernel() {
+fn kernel_distances_agree_with_those_of_scikit_learn() {
     let fixture = Fixture::read();
     let (a, b) = (fixture.features("kernel_a"), fixture.features("kernel_b"));
     let (subsets, expected) = (fixture.array("kernel_subsets"), fixture.array("kernel"));

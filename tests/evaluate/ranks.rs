@@ -1,4 +1,4 @@
-//! Several ranks measure and draw what one process does.
+//! Several ranks: measurements and samples equal those of one process.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ fn unwatched(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Losses by timestep, and the elements of samples.
+/// Losses by timestep, and the elements of the samples.
 type Measured = (Vec<(f64, f64)>, Vec<f32>);
 
-/// The losses of the trained network, and some samples.
+/// Measures the losses of the trained network, and generates some samples.
 fn measure(ranks: Arc<dyn Collective>) -> Result<Measured, Error> {
     let runtime = Runtime::open(None)?;
     let model = Model::open(fixture("ddpm_fashion16.onnx"))?;
@@ -39,7 +39,7 @@ fn measure(ranks: Arc<dyn Collective>) -> Result<Measured, Error> {
 }
 
 #[test]
-fn losses_and_samples_are_those_of_one_process() {
+fn losses_and_samples_equal_those_of_one_process() {
     let (losses, samples) = measure(Arc::new(Alone)).unwrap();
     for size in [2, 3] {
         for (found, drawn) in Threads::run(size, measure).into_iter().map(Result::unwrap) {
@@ -55,7 +55,7 @@ fn losses_and_samples_are_those_of_one_process() {
 }
 
 #[test]
-fn an_evaluation_has_the_figures_of_one_process() {
+fn the_figures_of_an_evaluation_equal_those_of_one_process() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = Runtime::open(None).unwrap();
     let original = Model::open(fixture("ddpm_fashion16.onnx")).unwrap();

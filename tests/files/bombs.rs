@@ -1,4 +1,5 @@
-//! Small files that claim or compute large things: an error or an ordinary cut in little time and memory, never an abort.
+//! Small files that claim or compute large values: the result is an error or an ordinary cut in little time and memory,
+//! never an abort.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ use prost::Message;
 
 use crate::support::builder::{Builder, model_of, node, value_of};
 
-/// Far more than any of these files takes in a build without optimisation on a busy machine.
+/// Far more time than any of these files takes in a debug build on a busy machine.
 const MOST_TIME: Duration = Duration::from_secs(60);
 
-/// Two convolutions of an input with symbolic sizes, and what `build` adds; the values that it returns are outputs.
+/// Builds two convolutions of an input with symbolic sizes, and the nodes of `build`, whose returned values are
+/// outputs.
 fn network(build: impl FnOnce(&mut Builder) -> Vec<String>) -> ModelProto {
     let mut n = Builder::with_opset(18, 1);
     let h = n.conv("x", 4, 8, 1, 1);
@@ -27,7 +29,7 @@ fn network(build: impl FnOnce(&mut Builder) -> Vec<String>) -> ModelProto {
     model_of(18, n.graph)
 }
 
-/// The analysis of a file of few bytes, after a cut was tried.
+/// Analyses a small file and attempts a cut. Returns the analysis.
 fn survives(what: &str, model: &ModelProto) -> Option<Analysis> {
     let bytes = model.encode_to_vec();
     assert!(bytes.len() < 16_384, "{what} takes {} bytes", bytes.len());
@@ -43,13 +45,13 @@ fn survives(what: &str, model: &ModelProto) -> Option<Analysis> {
     analysis
 }
 
-/// A value after `times` nodes, each of the last one's output.
+/// Applies `step` repeatedly, each time to the last output. Returns the final value.
 fn repeated(n: &mut Builder, first: &str, times: usize, step: impl Fn(&mut Builder, &str) -> String) -> Vec<String> {
     vec![(0..times).fold(first.to_owned(), |last, _| step(n, &last))]
 }
 
 #[test]
-fn values_that_double_in_every_node() {
+fn values_that_double_in_every_node_are_bounded() {
     let doubled = |axis: i64| move |n: &mut Builder, v: &str| n.op("Concat", &[v, v], &[attr_int("axis", axis)]);
     let constants = network(|n| {
         let first = n.ints(&[1, 2, 3, 4]);
@@ -76,7 +78,7 @@ fn values_that_double_in_every_node() {
 }
 
 #[test]
-fn constants_that_are_made_of_nothing() {
+fn large_constants_from_few_bytes_are_bounded() {
     for size in [60_000, 1 << 40] {
         let one = TensorProto::of_ints("", &[1], &[1]);
         let filled = network(|n| {
@@ -101,7 +103,7 @@ fn constants_that_are_made_of_nothing() {
         });
         survives("Expand", &repeats).unwrap();
     }
-    // Each of many elements meets each of many others.
+    // Combines many elements with many others by broadcasting.
     let outer = network(|n| {
         let (zero, one, end) = (n.ints_of(&[0], &[]), n.ints_of(&[1], &[]), n.ints_of(&[60_000], &[]));
         let row = n.op("Range", &[&zero, &end, &one], &[]);
@@ -118,7 +120,7 @@ fn constants_that_are_made_of_nothing() {
 }
 
 #[test]
-fn sizes_that_are_squared_again_and_again() {
+fn sizes_that_are_squared_repeatedly_are_bounded() {
     for times in [6, 8, 40] {
         let squared = network(|n| {
             let shape = n.op("Shape", &["x"], &[]);
@@ -151,7 +153,7 @@ fn sizes_that_are_squared_again_and_again() {
 }
 
 #[test]
-fn values_of_more_axes_than_any_runtime_has() {
+fn values_with_too_many_axes_are_refused() {
     let model = network(|n| {
         let (one, many, whole) = (n.ints(&[1]), n.ints(&[60_000]), n.ints(&[0, 1, 2, 3]));
         let shape = n.op("Expand", &[&one, &many], &[]);
@@ -163,7 +165,7 @@ fn values_of_more_axes_than_any_runtime_has() {
     assert!(message.contains("at most 64 axes, found 60000") && message.contains("Reshape"), "{message}");
 }
 
-/// A graph attribute whose body holds the next one, down to one node.
+/// Builds nested graph attributes: every body contains the next one, down to a single node.
 fn nested(depth: usize, op: &str, within: &dyn Fn(AttributeProto) -> Vec<AttributeProto>) -> AttributeProto {
     let name = |what: &str| format!("{what}{depth}");
     let mut inner = match depth {
@@ -189,7 +191,7 @@ fn nested(depth: usize, op: &str, within: &dyn Fn(AttributeProto) -> Vec<Attribu
 }
 
 #[test]
-fn loops_within_loops() {
+fn nested_loops_are_bounded() {
     let loops = network(|n| {
         n.graph.initializer.push(TensorProto::of_ints("count", &[3], &[]));
         vec![n.op("Loop", &["count", "", "Conv_0_0"], &[nested(25, "Loop", &|body| vec![body])])]

@@ -1,8 +1,8 @@
-//! The documents: every link to a file of this repository leads somewhere.
+//! The documents: every link to a file of this repository has a target.
 
 use std::path::{Path, PathBuf};
 
-/// Markdown files of the repository, those of the build and of environments left out.
+/// Collects the Markdown files of the repository, except those of builds and virtual environments.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -16,7 +16,7 @@ fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_have_targets() {
     let mut found = Vec::new();
     documents(Path::new(env!("CARGO_MANIFEST_DIR")), &mut found);
     let mut links = 0;

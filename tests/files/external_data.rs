@@ -1,4 +1,4 @@
-//! Models whose weights lie in files beside them.
+//! Models with external data.
 
 use std::borrow::Cow;
 use std::fs;
@@ -48,7 +48,7 @@ fn floats(count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| (i as f32).to_le_bytes()).collect()
 }
 
-/// A folder with a model of a [64, 32] and a [32] weight in two files, and a constant of a node in one of them.
+/// Creates a folder with a model: a [64, 32] and a [32] weight in two files, and a constant of a node in one of them.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut first = vec![7; 100];
@@ -69,11 +69,11 @@ fn originals(nodes: usize) -> Vec<NodeOut> {
 }
 
 #[test]
-fn two_files_with_offsets_are_read_in_place() {
+fn external_data_with_offsets_is_read_without_copies() {
     let folder = folder();
     let model = load(&folder.path().join("model.onnx")).unwrap();
     let bytes = model.tensor_bytes(&model.graph().initializer[0]).unwrap();
-    assert!(matches!(bytes, Cow::Borrowed(_)), "external data is not copied");
+    assert!(matches!(bytes, Cow::Borrowed(_)), "external data should not be copied");
     assert_eq!(*bytes, floats(64 * 32));
     let names: Vec<_> = model.external_files().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["first.bin", "second.bin"]);
@@ -97,31 +97,31 @@ fn large_weights_go_to_one_aligned_file_and_the_rest_into_the_model() {
         initializers: vec![sliced, InitializerOut::Original(1), InitializerOut::New(new)],
         ..Edits::default()
     };
-    // Another folder, where the input's files are not at hand.
+    // Another folder, without the data files of the input.
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("out.onnx");
     let report = write(&model, &edits, &out).unwrap();
     assert_eq!(report.external.as_deref(), Some(target.path().join("out.onnx.data").as_path()));
     let written = load(&out).unwrap();
-    let [a, b, new] = written.graph().initializer.as_slice() else { panic!("three initializers") };
+    let [a, b, new] = written.graph().initializer.as_slice() else { panic!("expected three initializers") };
     assert_eq!(a.dims, [64, 21]);
     let expected: Vec<u8> =
         (0..64).flat_map(|row| kept.iter().flat_map(move |i| ((row * 32 + i) as f32).to_le_bytes())).collect();
     assert_eq!(*written.tensor_bytes(a).unwrap(), expected);
-    assert_eq!(b.raw_data, floats(36), "small weights stay in the model file");
+    assert_eq!(b.raw_data, floats(36), "small weights should be stored in the model file");
     let entry = |tensor: &TensorProto, key: &str| {
         tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.clone()).unwrap()
     };
     assert_eq!(entry(a, "location"), "out.onnx.data");
     assert_eq!((entry(new, "offset"), entry(new, "length")), ("8192".to_owned(), "2048".to_owned()));
     let constant = written.graph().node[2].tensor("value").unwrap();
-    assert_eq!(constant.raw_data, floats(4)[8..], "constants of nodes carry their elements themselves");
+    assert_eq!(constant.raw_data, floats(4)[8..], "constants of nodes should be stored in the model file");
     assert_eq!(report.bytes, written.total_bytes().unwrap());
-    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 2, "nothing else is left behind");
+    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 2, "no other files should be left behind");
 }
 
 #[test]
-fn the_files_of_the_input_are_never_replaced() {
+fn the_data_files_of_the_input_are_never_replaced() {
     let folder = folder();
     let path = folder.path().join("model.onnx");
     fs::rename(folder.path().join("first.bin"), folder.path().join("out.onnx.data")).unwrap();
@@ -149,7 +149,7 @@ fn refusal(folder: &Path, tensor: TensorProto) -> String {
 }
 
 #[test]
-fn every_broken_reference_is_refused_by_file_and_tensor() {
+fn every_broken_reference_is_refused_with_file_and_tensor() {
     let folder = folder();
     let outside = tempfile::NamedTempFile::new().unwrap();
     fs::write(outside.path(), floats(4)).unwrap();

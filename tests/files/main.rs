@@ -1,4 +1,4 @@
-//! Files that are read and written: models, their external data, what is broken, and the documents.
+//! File formats: models, their external data, malformed files, and the documents.
 #![allow(clippy::unwrap_used)]
 
 mod bombs;

@@ -1,4 +1,4 @@
-//! Broken files: an error that names the culprit, exit code 2, no panic, no output.
+//! Malformed files: an error that names the file and the faulty part, exit code 2, no panic, no output.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::support::files::listing;
 use crate::support::fixtures::fixture;
 use crate::support::two_convolutions::two_convolutions;
 
-/// All stages up to the output file.
+/// Runs all stages up to the output file.
 fn prune(path: &Path, out: &Path) -> Result<(), Error> {
     let model = load::load(path)?;
     let analysis = analyse(&model)?;
@@ -32,7 +32,7 @@ fn prune(path: &Path, out: &Path) -> Result<(), Error> {
     write(&model, &cut.rewritten.edits, out).map(|_| ())
 }
 
-/// Prunes the file in a folder of its own; returns the message.
+/// Prunes the file in its own folder, which must fail. Returns the message.
 fn refused_in(folder: &Path, bytes: &[u8], culprit: &str) -> String {
     let path = folder.join("bad.onnx");
     std::fs::write(&path, bytes).unwrap();
@@ -59,7 +59,7 @@ fn refused_model(change: impl FnOnce(&mut ModelProto, &mut GraphProto), culprit:
 }
 
 #[test]
-fn the_network_that_the_tests_break_is_sound() {
+fn the_network_that_these_tests_damage_is_valid() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("good.onnx");
     std::fs::write(&path, two_convolutions().encode_to_vec()).unwrap();
@@ -68,7 +68,7 @@ fn the_network_that_the_tests_break_is_sound() {
 }
 
 #[test]
-fn files_that_hold_no_model() {
+fn files_without_a_model_are_refused() {
     refused(b"", "empty file");
     refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an ONNX model");
     refused(&[0xff; 64], "not an ONNX model");
@@ -85,7 +85,7 @@ fn files_that_hold_no_model() {
 }
 
 #[test]
-fn paths_that_are_no_files() {
+fn paths_that_are_not_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for path in [folder.path().to_owned(), folder.path().join("absent.onnx"), "/dev/null".into()] {
         let error = load::load(&path).unwrap_err();
@@ -95,14 +95,14 @@ fn paths_that_are_no_files() {
 }
 
 #[test]
-fn operator_sets() {
+fn invalid_operator_sets_are_refused() {
     refused_model(|model, _| model.opset_import[0].version = 8, "found 8");
     refused_model(|model, _| model.opset_import.clear(), "ai.onnx");
     refused_model(|model, _| model.opset_import[0].domain = "com.microsoft".to_owned(), "ai.onnx");
 }
 
 #[test]
-fn names() {
+fn invalid_names_are_refused() {
     refused_model(|_, graph| graph.node[2].input[0] = "nowhere".to_owned(), "\"nowhere\"");
     refused_model(|_, graph| graph.output[0].name = "nowhere".to_owned(), "\"nowhere\"");
     refused_model(|_, graph| graph.initializer.push(counting("w1", &[1])), "\"w1\"");
@@ -120,7 +120,7 @@ fn names() {
 }
 
 #[test]
-fn cycles_are_refused_with_a_node_that_lies_on_them() {
+fn cycles_are_refused_with_the_name_of_a_node_on_them() {
     let knot = |graph: &mut GraphProto, named: bool| {
         let names = if named { ["one", "two"] } else { ["", ""] };
         graph.node.push(node(names[0], "Add", &["y", "q"], &["p"]));
@@ -136,7 +136,7 @@ fn cycles_are_refused_with_a_node_that_lies_on_them() {
 }
 
 #[test]
-fn tensors_that_contradict_their_shape() {
+fn tensors_that_contradict_their_shape_are_refused() {
     refused_model(|_, graph| graph.initializer[0].dims = vec![16, -4, 3, 3], "-4");
     refused_model(|_, graph| graph.initializer[0].dims = vec![16, 4, 3], "\"w1\"");
     refused_model(|_, graph| graph.initializer[0].dims = vec![1 << 40, 1 << 40, 3, 3], "\"w1\"");
@@ -149,7 +149,7 @@ fn tensors_that_contradict_their_shape() {
         "\"w1\"",
     );
     refused_model(|_, graph| graph.initializer[0].data_type = 10, "\"w1\"");
-    // Types without a size in whole bytes: strings, and one that this version does not know.
+    // Types without a size in whole bytes: strings, and an unknown type.
     for data_type in [8, 99] {
         let tensor = TensorProto { dims: vec![503_184_377], data_type, ..Default::default() };
         refused_model(|_, graph| graph.initializer[0] = TensorProto { name: "w1".to_owned(), ..tensor }, "\"w1\"");
@@ -166,7 +166,7 @@ fn tensors_that_contradict_their_shape() {
 }
 
 #[test]
-fn weights_of_the_wrong_rank_or_size() {
+fn weights_of_the_wrong_rank_or_size_are_refused() {
     refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 36]), "\"first\"");
     refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 5, 3, 3]), "\"first\"");
     refused_model(|_, graph| graph.initializer[1] = counting("b1", &[]), "\"first\"");
@@ -175,7 +175,7 @@ fn weights_of_the_wrong_rank_or_size() {
 }
 
 #[test]
-fn parts_that_do_not_make_up_the_whole() {
+fn split_sizes_that_do_not_sum_to_the_axis_are_refused() {
     for sizes in [[8, 393_216], [8, 7], [-1, 17], [i64::MAX, i64::MAX]] {
         refused_model(
             |_, graph| {
@@ -190,7 +190,7 @@ fn parts_that_do_not_make_up_the_whole() {
 }
 
 #[test]
-fn sizes_that_no_memory_holds_do_not_overflow_the_count() {
+fn huge_sizes_do_not_overflow_the_element_count() {
     let mut model = two_convolutions();
     model.graph.as_mut().unwrap().input[0] = value("x", &[i64::MAX, 4, 1 << 40, 1 << 40]);
     model.graph.as_mut().unwrap().value_info.clear();
@@ -218,7 +218,7 @@ fn outside(location: &str, offset: &str) -> Vec<u8> {
 }
 
 #[test]
-fn external_data() {
+fn invalid_external_data_is_refused() {
     let above = tempfile::tempdir().unwrap();
     let folder = above.path().join("folder");
     std::fs::create_dir_all(folder.join("sub")).unwrap();
@@ -247,12 +247,12 @@ fn external_data() {
     }
 }
 
-/// Where the weights are not: the file's own structure, which is what damage has to reach.
+/// Returns the positions outside of weights: the structure of the file, which damage has to reach.
 fn structure(bytes: &bytes::Bytes) -> Vec<usize> {
     let model = ModelProto::decode(bytes.clone()).unwrap();
     let mut is_weight = vec![false; bytes.len()];
     for tensor in &model.graph.unwrap().initializer {
-        // Raw data is a view of the file.
+        // Raw data borrows from the bytes of the file.
         if tensor.raw_data.len() > 16 {
             let start = tensor.raw_data.as_ptr() as usize - bytes.as_ptr() as usize;
             is_weight[start..start + tensor.raw_data.len()].fill(true);

@@ -1,4 +1,4 @@
-//! Reading and writing of files: what a cut does not change survives byte for byte.
+//! Reading and writing of model files: unmodified parts survive byte for byte.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::support::files::{decoded, listing};
 use crate::support::fixtures::{FIXTURES, fixture};
 use crate::support::two_convolutions::{halved, no_edits, two_convolutions};
 
-/// The kept elements, one index at a time: the slow way that the writer must agree with.
+/// Gathers the kept elements one index at a time: the slow method that the writer must agree with.
 fn gather(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize>)]) -> Vec<u8> {
     let mut result = Vec::new();
     for at in 0..dims.iter().product::<usize>() {
@@ -33,7 +33,7 @@ fn gather(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize
 }
 
 #[test]
-fn edits_that_change_nothing_give_the_same_bytes() {
+fn edits_that_change_nothing_write_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.onnx");
     for name in FIXTURES {
@@ -47,7 +47,7 @@ fn edits_that_change_nothing_give_the_same_bytes() {
 }
 
 #[test]
-fn another_decoder_reads_what_a_cut_wrote() {
+fn another_protobuf_decoder_reads_a_written_cut() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.onnx");
     for name in FIXTURES {
@@ -99,12 +99,12 @@ fn move_outside(tensor: &mut TensorProto, keys: &[(&str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn external_data_in_two_files_becomes_one_file() {
+fn external_data_in_two_files_is_merged_into_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.onnx");
     let mut proto = two_convolutions();
     let tensors = &mut proto.graph.as_mut().unwrap().initializer;
-    // One file with two tensors at odd offsets, another with a single tensor and neither offset nor length.
+    // One file with two tensors at odd offsets, and another with a single tensor and neither offset nor length.
     let bias = move_outside(&mut tensors[1], &[("location", "first.bin"), ("offset", "5"), ("length", "64")]);
     let weight = move_outside(&mut tensors[0], &[("location", "first.bin"), ("offset", "100")]);
     let mut first = [vec![7; 5], bias].concat();
@@ -145,13 +145,13 @@ fn external_data_in_two_files_becomes_one_file() {
         assert_eq!(&data[offset..offset + length], expected, "{}", old.name);
         moved += 1;
     }
-    // The biases are too small to be worth a page.
+    // The biases are too small to be stored in pages of external data.
     assert_eq!(moved, 2);
     assert!(analyse(&load::load(&out).unwrap()).is_ok());
 }
 
 #[test]
-fn typed_fields_are_sliced_as_raw_data_is() {
+fn typed_data_fields_are_sliced_like_raw_data() {
     let typed = |name: &str, data_type: DataType| TensorProto {
         name: name.to_owned(),
         dims: vec![2, 3],
@@ -166,7 +166,7 @@ fn typed_fields_are_sliced_as_raw_data_is() {
     let longs = TensorProto { int64_data: vec![-1, 2, -3, 4, -5, 1 << 40], ..typed("int64", DataType::Int64) };
     let doubles = TensorProto { double_data: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.5], ..typed("double", DataType::Double) };
     let words = TensorProto { uint64_data: vec![1, 2, 3, 4, 5, 0xffff_ffff], ..typed("uint32", DataType::Uint32) };
-    // The last column of each.
+    // The last column of each tensor.
     let expected: [Vec<u8>; 7] = [
         [2.0f32, 5.0].iter().flat_map(|v| v.to_le_bytes()).collect(),
         [0x4000u16, 0xc500].iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -202,7 +202,7 @@ fn typed_fields_are_sliced_as_raw_data_is() {
 }
 
 #[test]
-fn nothing_is_left_behind_when_writing_fails() {
+fn a_failed_write_leaves_no_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.onnx");
     std::fs::write(&path, two_convolutions().encode_to_vec()).unwrap();
@@ -212,14 +212,14 @@ fn nothing_is_left_behind_when_writing_fails() {
     std::fs::write(folder.path().join("file"), b"x").unwrap();
     std::fs::hard_link(&path, folder.path().join("same.onnx")).unwrap();
     let before = listing(folder.path());
-    // A parent that is a file, one that does not exist, a folder in the way, the input itself.
+    // A parent that is a file, a parent that does not exist, an existing folder, the input itself.
     for out in ["file/out.onnx", "absent/out.onnx", "folder", "in.onnx", "./in.onnx", "same.onnx"] {
         let error = write(&model, &edits, &folder.path().join(out)).expect_err(out);
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(out.trim_start_matches("./")), "{error}");
         assert_eq!(listing(folder.path()), before, "{out}");
     }
-    // Slices that do not exist.
+    // An index outside of the axis.
     edits.initializers[0] = InitializerOut::Sliced { index: 0, name: "w1".to_owned(), axes: vec![(0, vec![16])] };
     let error = write(&model, &edits, &folder.path().join("out.onnx")).unwrap_err();
     assert!(error.to_string().contains("\"w1\""), "{error}");
@@ -229,7 +229,7 @@ fn nothing_is_left_behind_when_writing_fails() {
 
 #[cfg(unix)]
 #[test]
-fn devices_are_not_replaced_by_files() {
+fn devices_are_not_replaced() {
     use std::os::unix::fs::FileTypeExt;
     let proto = two_convolutions().encode_to_vec();
     let model = load::from_bytes("in.onnx".as_ref(), proto.into()).unwrap();
@@ -246,7 +246,7 @@ fn devices_are_not_replaced_by_files() {
 }
 
 #[test]
-fn inlined_functions_are_written_as_their_nodes() {
+fn inlined_functions_are_written_as_nodes() {
     let mut proto = two_convolutions();
     proto.opset_import.push(onnx_diffprune::onnx::OperatorSetIdProto { domain: "local".to_owned(), version: 1 });
     let act = &mut proto.graph.as_mut().unwrap().node[1];
@@ -301,7 +301,7 @@ fn inlined_functions_are_written_as_their_nodes() {
 
 #[test]
 fn attributes_that_are_zero_are_written() {
-    // ONNX Runtime would take the default of the operator for a field that is absent.
+    // ONNX Runtime would use the operator's default for an absent field.
     let has = |bytes: Vec<u8>, field: &[u8]| bytes.windows(field.len()).any(|window| window == field);
     assert!(has(onnx_diffprune::onnx::attr_int("axis", 0).encode_to_vec(), &[0x18, 0]));
     assert!(has(onnx_diffprune::onnx::attr_float("alpha", 0.0).encode_to_vec(), &[0x15, 0, 0, 0, 0]));

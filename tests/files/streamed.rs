@@ -1,4 +1,4 @@
-//! Weights that stream to the output from elsewhere: from memory, raw files and safetensors files.
+//! Weights streamed into the output: from memory, raw files and safetensors files.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn bytes_of(path: &Path, name: &str) -> (Vec<i64>, DataType, Vec<u8>) {
 }
 
 #[test]
-fn sliced_weights_come_from_safetensors_files_and_raw_files() {
+fn sliced_weights_are_streamed_from_safetensors_and_raw_files() {
     let folder = tempfile::tempdir().unwrap();
     let floats: Vec<u8> = (0..8 * 4 * 9).flat_map(|at| (0.5 * at as f32).to_le_bytes()).collect();
     let doubles: Vec<u8> = (0..8).flat_map(|at| (0.1 * f64::from(at)).to_le_bytes()).collect();
@@ -49,7 +49,7 @@ fn sliced_weights_come_from_safetensors_files_and_raw_files() {
     assert_eq!(bytes_of(&out, "b1"), (vec![8], DataType::Float, narrow));
     assert_eq!(bytes_of(&out, "w2"), (vec![4, 8, 3, 3], DataType::Float, floats));
 
-    // Read when it is written: the file has lost its end meanwhile.
+    // The file is read during the write. It has been truncated by then.
     std::fs::write(&spilled, [0; 100]).unwrap();
     let refused = write(&model, &edits, &folder.path().join("short.onnx")).unwrap_err().to_string();
     assert!(refused.contains("spill.raw") && refused.contains("expected 1152 bytes"), "{refused}");
@@ -57,7 +57,7 @@ fn sliced_weights_come_from_safetensors_files_and_raw_files() {
 }
 
 #[test]
-fn streamed_weights_lie_beside_others_in_external_data() {
+fn streamed_weights_are_written_to_external_data_with_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let mut proto = two_convolutions();
     std::fs::write(folder.path().join("w2.bin"), counting("w2", &[4, 16, 3, 3]).raw_data).unwrap();
@@ -81,7 +81,7 @@ fn streamed_weights_lie_beside_others_in_external_data() {
 }
 
 #[test]
-fn a_constant_node_gives_way_to_the_weight_in_its_place() {
+fn a_constant_node_is_replaced_by_a_streamed_weight() {
     let mut constant = node("c", "Constant", &[], &["w"]);
     let half = TensorProto {
         data_type: DataType::Bfloat16 as i32,
@@ -109,14 +109,14 @@ fn a_constant_node_gives_way_to_the_weight_in_its_place() {
     assert!(refused.unwrap_err().to_string().contains("\"no such\""));
 }
 
-/// Memory of this process that is in use; only Linux tells.
+/// Returns the memory that this process uses, which only Linux reports.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
     1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
 }
 
-/// A source that looks at the memory in use whenever something has been written.
+/// A source that measures the memory in use after every write.
 #[derive(Debug)]
 struct Watched {
     source: FileWeight,
@@ -153,11 +153,11 @@ impl WeightSource for Watched {
 }
 
 #[test]
-fn a_large_weight_is_never_held_whole() {
+fn a_large_weight_is_never_in_memory_as_a_whole() {
     const LENGTH: u64 = 256 << 20;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let spilled = folder.path().join("spill.raw");
-    // A file of zeros that takes no room on the disk.
+    // A file of zeros that takes no space on the disk.
     std::fs::File::create(&spilled).unwrap().set_len(LENGTH).unwrap();
     let model = load(&save(folder.path(), &two_convolutions())).unwrap();
     let mut edits = no_edits(&model);
@@ -177,6 +177,6 @@ fn a_large_weight_is_never_held_whole() {
     assert!(report.bytes > LENGTH / 2);
     let more = watched.most.lock().unwrap().saturating_sub(before);
     println!("{LENGTH} bytes streamed with {more} bytes more in memory than before");
-    // Other tests of this program take some at the same time.
+    // Other tests of this program allocate memory at the same time.
     assert!(more < LENGTH / 4, "{more} bytes");
 }

@@ -1,4 +1,4 @@
-//! Fields that this version does not know survive a cut.
+//! Protobuf fields unknown to this version survive a cut.
 
 use onnx_diffprune::load;
 use onnx_diffprune::write::write;
@@ -15,7 +15,7 @@ fn bytes_of(tag: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The number of the fields that no version of the format has.
+/// A field number that no version of the format uses.
 const UNKNOWN: u32 = 500;
 
 fn marked(message: &impl Message, marker: &str) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn marked(message: &impl Message, marker: &str) -> Vec<u8> {
     bytes
 }
 
-/// The two convolutions with an unknown field in every message.
+/// Builds the two convolutions with an unknown field in every message.
 fn decorated() -> Vec<u8> {
     let mut model = two_convolutions();
     let mut graph = model.graph.take().unwrap();
@@ -77,7 +77,7 @@ fn unknown_fields_survive_a_cut() {
 fn unknown_groups_survive_too() {
     let folder = tempfile::tempdir().unwrap();
     let (path, out) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
-    // Field 600 as a group that holds a string, in front of all that is known.
+    // Field 600 as a group that contains a string, before all known fields.
     let mut bytes = Vec::new();
     prost::encoding::encode_key(600, prost::encoding::WireType::StartGroup, &mut bytes);
     bytes.extend(bytes_of(1, b"inside"));

@@ -1,5 +1,5 @@
-//! The terms of distillation against PyTorch's on the same inputs (`scripts/make_distill_reference.py`), and what a teacher
-//! gives to a network that was cut from it.
+//! The loss terms of distillation against those of PyTorch on the same inputs (`scripts/make_distill_reference.py`),
+//! and the outputs of a teacher for a cut network.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use onnx_diffprune::runtime::Device;
 use crate::support::fixtures::runtime;
 
 const BATCH: usize = 2;
-/// The step of the script.
+/// The step size of the script.
 const STEP: f32 = 0.16;
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -47,14 +47,14 @@ impl Reference {
     fn open() -> Self {
         let arrays: HashMap<String, Array> =
             npz::read(&fixture("ddpm_fashion16/distill_reference.npz")).unwrap().into_iter().collect();
-        let ArrayData::U8(names) = &arrays["names"].data else { panic!("names are bytes") };
+        let ArrayData::U8(names) = &arrays["names"].data else { panic!("names should be stored as bytes") };
         let names = String::from_utf8(names.clone()).unwrap().lines().map(str::to_owned).collect();
         let analysis = analyse(&load(&fixture("ddpm_fashion16.onnx")).unwrap()).unwrap();
         let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
         Self { arrays, names, analysis, process }
     }
 
-    /// The inner values of the reference, by their names.
+    /// Returns the names of the inner values in the reference.
     fn features(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.arrays.keys().filter_map(|name| name.strip_prefix("feature|")).map(str::to_owned).collect();
@@ -62,7 +62,7 @@ impl Reference {
         names
     }
 
-    /// The inputs of the term of slopes, all samples alike.
+    /// Returns the inputs of the Jacobian term, with the same weight for all samples.
     fn slopes(&self, term: &LossTerm) -> Vec<(String, Array)> {
         let weights = (term.sample_weights.clone().unwrap(), array(&[BATCH], vec![1.0; BATCH]));
         vec![(term.target.clone(), array(&[BATCH], floats(&self.arrays["slopes"]))), weights]
@@ -76,7 +76,7 @@ impl Reference {
         TrainingGraph::build(&self.analysis, &options, Device::Cpu).unwrap()
     }
 
-    /// Loss and gradients of some terms.
+    /// Computes loss and gradients of some terms.
     fn run(&self, terms: &[LossTerm], parts: usize, given: Vec<(String, Array)>, recomputes: bool) -> (f64, Gradients) {
         let graph = self.graph(terms, parts, recomputes);
         let mut pass = TrainingPass::new(runtime(), &self.analysis, &graph, &PassOptions::default()).unwrap();
@@ -111,14 +111,14 @@ impl Reference {
         let most = largest[at * count..(at + 1) * count].iter().fold(0.0f32, |most, value| most.max(*value));
         for (place, name) in self.names.iter().enumerate() {
             let row = at * count + place;
-            // What is nothing but rounding, such as the gradient by the bias of keys.
+            // Skips gradients that consist of rounding errors, such as that of the bias of keys.
             if largest[row] < 1e-6 * most {
                 continue;
             }
             let found = &gradients[name];
             let expected = &shown[8 * row..8 * row + 8];
             for (at, expected) in expected.iter().enumerate() {
-                // As NumPy spreads them.
+                // The positions that NumPy's linspace chooses.
                 let place =
                     if at == 7 { found.len() - 1 } else { (at as f64 * ((found.len() - 1) as f64 / 7.0)) as usize };
                 let found = found[place];
@@ -138,7 +138,7 @@ impl Reference {
 type Gradients = HashMap<String, Vec<f32>>;
 
 #[test]
-fn every_term_of_distillation_has_the_loss_and_gradients_of_pytorch() {
+fn loss_and_gradients_of_every_distillation_term_agree_with_pytorch() {
     let of = Reference::open();
     let given = |name: &str| floats(&of.arrays[name]);
     let levels = vec![of.process.schedule.levels()[100]; BATCH];
@@ -171,7 +171,7 @@ fn every_term_of_distillation_has_the_loss_and_gradients_of_pytorch() {
 }
 
 #[test]
-fn recomputed_activations_give_the_same_losses_and_gradients() {
+fn recomputing_activations_changes_neither_losses_nor_gradients() {
     let of = Reference::open();
     let features = of.features();
     let objective = Objective { features: 0.5, jacobian: 0.1, ..Objective::default() };

@@ -1,4 +1,4 @@
-//! Training, against PyTorch and against itself resumed.
+//! Fine-tuning against PyTorch, and resumed runs against uninterrupted ones.
 #![allow(clippy::unwrap_used)]
 
 mod distillation;

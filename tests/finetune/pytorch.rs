@@ -1,4 +1,4 @@
-//! Twenty steps against PyTorch's on the same inputs (`scripts/make_finetune_reference.py`).
+//! Twenty training steps against those of PyTorch on the same inputs (`scripts/make_finetune_reference.py`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn floats(array: &Array) -> Vec<f32> {
     array.to_f64().into_iter().map(|value| value as f32).collect()
 }
 
-/// Rows of step `step` of an array whose first axis counts steps.
+/// Returns the rows of step `step` of an array whose first axis is the step.
 fn of_step(array: &Array, step: usize) -> Array {
     let dims = array.dims[1..].to_vec();
     let length: usize = dims.iter().product();
@@ -38,19 +38,19 @@ fn of_step(array: &Array, step: usize) -> Array {
     Array { dims, data }
 }
 
-/// The elements that the script shows of a weight.
+/// Returns the elements of a weight that the script stores.
 fn shown(values: &[f32], count: usize) -> Vec<f32> {
     let place = |at: usize| at as f64 * (values.len() - 1) as f64 / (count - 1).max(1) as f64;
     (0..count).map(|at| values[place(at) as usize]).collect()
 }
 
 #[test]
-fn twenty_steps_are_those_of_pytorch() {
+fn twenty_steps_agree_with_pytorch() {
     twenty_steps(UpdateKind::Kernel);
 }
 
 #[test]
-fn twenty_steps_by_graphs_are_those_of_pytorch() {
+fn twenty_steps_with_update_graphs_agree_with_pytorch() {
     twenty_steps(UpdateKind::Graph);
 }
 
@@ -86,7 +86,7 @@ fn twenty_steps(kind: UpdateKind) {
     let (weights, averages) = (pass.weights().unwrap(), update.averages(&mut pass).unwrap().unwrap());
     let mut compared = 0;
     for (at, weight) in graph.weights.iter().enumerate() {
-        // The gradient by the bias of keys is nothing but rounding, which Adam makes as large as any other step.
+        // The gradient with respect to the bias of keys is only rounding error, which Adam scales to a whole step.
         if floats(&reference[&format!("g|{}", weight.name)])[0] < 1e-6 {
             continue;
         }

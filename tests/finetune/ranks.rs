@@ -1,4 +1,4 @@
-//! Several ranks train as one process does: the same samples with the same timesteps and noise, and only rounding differs.
+//! Several ranks train as one process does: the same samples, timesteps and noise, so that only rounding differs.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,7 +11,7 @@ use onnx_diffprune::{Model, Progress, Runtime};
 
 use crate::support::fixtures::fixture;
 
-/// Samples of a step: a multiple of every number of ranks here.
+/// Samples of a step: a multiple of every number of ranks in these tests.
 const BATCH: usize = 6;
 
 fn settings(folder: &Path, steps: u64) -> FinetuneSettings {
@@ -25,18 +25,18 @@ fn settings(folder: &Path, steps: u64) -> FinetuneSettings {
         checkpoint_every: Some(2),
         flip: true,
         threads: Some(1),
-        // Some gradients are zero but for rounding (a bias of keys, which the softmax takes off). Without an epsilon above
-        // that they would make whole steps.
+        // Some gradients are zero except for rounding, such as that of the bias of keys, which the softmax cancels.
+        // With an epsilon below the rounding error, Adam would take whole steps along them.
         optimizer: OptimizerOptions { epsilon: 1e-5, ..OptimizerOptions::default() },
         teacher: Some(Model::open(fixture("ddpm_fashion16.onnx")).unwrap()),
         ..recipe
     }
 }
 
-/// What a rank ends with: the loss of every step, and its weights.
+/// The result of a rank: the loss of every step, and the weights.
 type Found = (Vec<f64>, Vec<f32>);
 
-/// Trains as one rank; `at_step` is told of every step.
+/// Trains as one rank. Calls `at_step` after every step.
 fn train(
     settings: &FinetuneSettings,
     ranks: Arc<dyn Collective>,
@@ -70,20 +70,21 @@ fn distance(some: &[f32], others: &[f32]) -> f64 {
     some.iter().zip(others).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The weights before the first step: those of a run that is stopped after a step of length next to nothing.
+/// Returns the weights before the first step: those of a run that stops after one step with a learning rate of almost
+/// zero.
 fn untrained(folder: &Path) -> Vec<f32> {
     let still = FinetuneSettings { rate: 1e-30, ..settings(folder, 1) };
     train(&still, Arc::new(Alone), never).unwrap().1
 }
 
-/// Losses agree to rounding, and weights by far less than they moved.
+/// Asserts that losses agree up to rounding, and that weights differ by far less than training changed them.
 fn assert_same(found: &Found, expected: &Found, before: &[f32]) {
     assert_eq!(found.0.len(), expected.0.len());
     for (found, expected) in found.0.iter().zip(&expected.0) {
         assert!((found - expected).abs() <= 1e-5 * expected.abs(), "loss {found}, expected {expected}");
     }
     let (apart, moved) = (distance(&found.1, &expected.1), distance(&expected.1, before));
-    println!("weights differ by {:.1e} of what training changed", apart / moved);
+    println!("weights differ by {:.1e} of the change by training", apart / moved);
     assert!(moved > 0.0 && apart <= 1e-4 * moved, "{apart} of {moved}");
 }
 
@@ -98,19 +99,19 @@ fn two_and_three_ranks_train_as_one_process_with_the_same_batch() {
         assert!(all.iter().all(|found| *found == all[0]), "the ranks differ");
         assert_same(&all[0], &one, &before);
     }
-    // Other noise leads elsewhere: the comparison would see it.
+    // Other noise leads to other weights, so the comparison would detect it.
     let other = FinetuneSettings { seed: 1, ..settings("other") };
     let (_, other) = train(&other, Arc::new(Alone), never).unwrap();
     assert!(distance(&other, &one.1) > 0.1 * distance(&one.1, &before));
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks() {
+fn a_run_resumes_with_another_number_of_ranks() {
     let folder = tempfile::tempdir().unwrap();
     let parts = settings(&folder.path().join("parts"), 6);
     let before = untrained(&folder.path().join("before"));
     let whole = train(&settings(&folder.path().join("whole"), 6), Arc::new(Alone), never).unwrap();
-    // One rank is told to stop, and all do.
+    // One rank is asked to stop, and all stop.
     let stop = |at: u64| {
         move |ranks: &dyn Collective, step: u64| match ranks.rank() + 1 == ranks.size() && step == at {
             true => ControlFlow::Break(()),
@@ -129,19 +130,19 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 }
 
 #[test]
-fn a_rank_that_fails_ends_the_run_and_the_last_checkpoint_stays() {
+fn a_failed_rank_ends_the_run_and_the_last_checkpoint_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let of = settings(&folder.path().join("run"), 4);
     let fail = |ranks: &dyn Collective, step: u64| {
-        assert!(ranks.rank() != 1 || step < 3, "out of luck");
+        assert!(ranks.rank() != 1 || step < 3, "test failure");
         ControlFlow::Continue(())
     };
     let errors = Threads::run(2, |ranks| train(&of, ranks, fail));
     let errors: Vec<String> = errors.into_iter().map(|result| result.unwrap_err().to_string()).collect();
     assert!(errors[0].contains("rank 1 has ended"), "{errors:?}");
-    assert!(errors[1].contains("out of luck"), "{errors:?}");
+    assert!(errors[1].contains("test failure"), "{errors:?}");
     let checkpoint = of.folder.join("step-000002.safetensors");
     assert!(checkpoint.exists());
     let resumed = FinetuneSettings { resume: true, ..of };
-    assert_eq!(on_ranks(&resumed, 2)[0].0.len(), 2, "it goes on from step 2");
+    assert_eq!(on_ranks(&resumed, 2)[0].0.len(), 2, "the run should resume at step 2");
 }

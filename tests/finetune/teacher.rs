@@ -1,4 +1,4 @@
-//! A teacher whose samples are divided into runs, against ONNX Runtime with all of them in one.
+//! A teacher that divides its samples into several runs, against ONNX Runtime with all samples in one run.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use onnx_diffprune::runtime::SessionOptions;
 
 use crate::support::fixtures::runtime;
 
-/// Two runs of 96: the largest value has 24,576 elements for a sample.
+/// Two runs of 96 samples: the largest value has 24,576 elements per sample.
 const SAMPLES: usize = 192;
 
 const FEATURE: &str = "/up_blocks.2/Concat_output_0";
 
 #[test]
-fn runs_of_some_samples_give_what_one_of_all_gives() {
+fn several_runs_produce_the_outputs_of_one_run_of_all_samples() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/ddpm_fashion16.onnx");
     let analysis = analyse(&load(&path).unwrap()).unwrap();
     let roles = Roles::recognise(&analysis.model, &analysis.graph, &analysis.facts, &RoleNames::default()).unwrap();

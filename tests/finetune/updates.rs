@@ -1,4 +1,4 @@
-//! The update by graphs of standard operators against the fused kernel.
+//! The weight update by graphs of standard operators against the fused kernel.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use onnx_diffprune::training::trained_weights;
 
 use crate::support::fixtures::{THREADS, analysed, runtime};
 
-/// A single process.
+/// Returns the collective of a single process.
 pub(crate) fn alone() -> Arc<dyn Collective> {
     Arc::new(Alone)
 }
 
-/// The inputs of run `run`, as they come.
+/// Returns the inputs of run `run`.
 fn inputs(run: usize) -> Vec<(String, Array)> {
     let noise = |seed: usize| -> Vec<f32> {
         (0..2 * 256).map(|at| (((at * 37 + seed * 101) % 211) as f32 / 105.0 - 1.0) * 1.5).collect()
@@ -45,11 +45,12 @@ fn pass(analysis: &Analysis) -> TrainingPass {
     TrainingPass::new(runtime(), analysis, &graph, &options).unwrap()
 }
 
-/// Weights, states and norms after some steps.
+/// Weights, optimizer states and gradient norms after some steps.
 type Reached = (Vec<Vec<f32>>, Vec<WeightState>, Vec<f64>);
 
-/// The gradients of every run of some steps along which the weights move by the kernel, so that rounding is all that may
-/// differ elsewhere: a gradient that is nothing but rounding follows every bit of the weights.
+/// Records the gradients of every run of some steps, in which the kernel updates the weights. With recorded gradients,
+/// other updates can differ by rounding only: a gradient that consists of rounding errors depends on every bit of the
+/// weights.
 fn recorded(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) -> (Vec<Vec<Vec<f32>>>, Reached) {
     let mut pass = pass(analysed("ddpm_fashion16.onnx"));
     let mut update = Update::new(Some(UpdateKind::Kernel), &mut pass, optimizer, runs, &alone()).unwrap();
@@ -66,12 +67,12 @@ fn recorded(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) -> (Vec
     (gradients, (pass.weights().unwrap(), update.states(&mut pass).unwrap().unwrap(), norms))
 }
 
-/// The fifth step is not made.
+/// The fifth step is skipped.
 fn at(step: usize) -> At {
     At { step: step as u64 + 1, rate: 1e-3, advances: step != 4 }
 }
 
-/// The same steps by graphs, which a new update goes on with after the second.
+/// Repeats the steps with update graphs. A new update continues after the second step.
 fn repeated(optimizer: &OptimizerOptions, gradients: &[Vec<Vec<f32>>], runs: usize) -> Reached {
     let mut pass = pass(analysed("ddpm_fashion16.onnx"));
     let mut update = Update::new(Some(UpdateKind::Graph), &mut pass, optimizer, runs, &alone()).unwrap();
@@ -108,7 +109,7 @@ fn assert_same(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) {
         assert!((found - expected).abs() <= 1e-6 * expected, "norm {found}, expected {expected}");
     }
     let before = pass(analysed("ddpm_fashion16.onnx")).weights().unwrap();
-    assert!(before.iter().zip(&weights).all(|(before, after)| before != after), "every weight moves");
+    assert!(before.iter().zip(&weights).all(|(before, after)| before != after), "every weight should change");
     for at in 0..weights.len() {
         assert_equal(&by_graph[at], &weights[at], &format!("weight {at}"));
         assert_equal(&of_graph[at].first, &states[at].first, &format!("first moment {at}"));
@@ -118,19 +119,19 @@ fn assert_same(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) {
 }
 
 #[test]
-fn twenty_steps_by_graphs_are_those_of_the_kernel() {
+fn twenty_steps_with_update_graphs_agree_with_the_kernel() {
     assert_same(&OptimizerOptions { weight_decay: 0.01, clip: Some(0.05), ..OptimizerOptions::default() }, (20, 1));
 }
 
 #[test]
-fn sums_over_runs_are_those_of_the_kernel() {
+fn sums_over_runs_agree_with_those_of_the_kernel() {
     let adam = OptimizerOptions { kind: OptimizerKind::Adam, weight_decay: 0.1, clip: None, ..Default::default() };
     assert_same(&adam, (6, 3));
     assert_same(&OptimizerOptions { ema: None, ..adam }, (2, 2));
 }
 
 #[test]
-fn gradients_that_are_not_finite_move_nothing() {
+fn gradients_that_are_not_finite_change_no_weight() {
     let optimizer = OptimizerOptions::default();
     for kind in [UpdateKind::Kernel, UpdateKind::Graph] {
         let mut pass = pass(analysed("ddpm_fashion16.onnx"));

@@ -1,5 +1,5 @@
-//! Sums over the elements of a channel, made in the graph or before the other weights are differentiated, against the
-//! gradients themselves.
+//! Sums over the elements of a channel, which are computed in the graph or before the remaining weights are
+//! differentiated, against sums of the gradients.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -47,7 +47,7 @@ fn form(term: Term, members: ScoringMembers, reduction: GroupReduction) -> Gradi
     GradientForm { name: "test", term, members, reduction, is_ddpm_exp: false, loss_scale: 1.0 }
 }
 
-/// Sums over three timesteps; with `bound`, in the memory of the device.
+/// Returns the sums over three timesteps. With `bound`, they are kept in device memory.
 fn sums(analysis: &Analysis, options: &GradientOptions, squared: bool, bound: bool) -> Accumulated {
     let reference = reference();
     let all = reference.task.timesteps();
@@ -76,7 +76,7 @@ fn cx(analysis: &Analysis) -> ScoreCx<'_> {
 }
 
 #[test]
-fn what_is_linear_in_gradients_is_summed_in_the_graph() {
+fn terms_linear_in_the_gradients_are_summed_in_the_graph() {
     let analysis = analysed("ddpm_fashion16.onnx");
     let axes = scoring_axes(&groups(analysis));
     let axes: BTreeMap<Reader, Vec<usize>> =
@@ -99,19 +99,19 @@ fn what_is_linear_in_gradients_is_summed_in_the_graph() {
             assert!(form(Term::Signed, members, reduction).is_linear());
             let by_sums = scores(analysis, found, &form(Term::Signed, members, reduction));
             let by_gradients = scores(analysis, &expected, &form(Term::Signed, members, reduction));
-            // What is summed, without signs.
+            // The sum of the absolute terms, as the scale of the error.
             let sizes = scores(analysis, &expected, &form(Term::Absolute, members, reduction));
             let all = || by_gradients.iter().flatten().zip(by_sums.iter().flatten()).zip(sizes.iter().flatten());
             for ((expected, found), size) in all() {
                 assert!((expected - found).abs() <= tolerance * size, "{found}, expected {expected}; terms {size}");
             }
-            assert!(all().any(|((expected, _), size)| *expected > 0.01 * size), "nothing but rounding was compared");
+            assert!(all().any(|((expected, _), size)| *expected > 0.01 * size), "only rounding errors were compared");
         }
     }
 }
 
 #[test]
-fn reduced_sums_score_as_gradients_do() {
+fn reduced_sums_produce_the_scores_of_gradients() {
     let analysis = analysed("ddpm_fashion16.onnx");
     let options = GradientOptions { wanted: analysis.prunable_weights(), ..GradientOptions::default() };
     for (term, squared) in [(Term::Absolute, false), (Term::Squared, false), (Term::Curvature, true)] {

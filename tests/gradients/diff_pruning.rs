@@ -13,7 +13,7 @@ use onnx_diffprune::graph::sizes::Sizes;
 
 use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
-/// The reference's own samples and noise.
+/// The samples and noise of the reference.
 pub(crate) struct Fixed {
     timesteps: Vec<f64>,
     alphas_cumprod: Vec<f64>,
@@ -36,12 +36,12 @@ impl Denoising for Fixed {
         let per_sample: usize = self.x0.dims[1..].iter().product();
         let range = samples.start * per_sample..samples.end * per_sample;
         let (ArrayData::F32(x0), ArrayData::F32(noise)) = (&self.x0.data, &self.noise.data) else {
-            panic!("the reference is float32")
+            panic!("the reference should be float32")
         };
         let x_t = x0[range.clone()].iter().zip(&noise[range.clone()]);
         let x_t = x_t.map(|(x, e)| (a.sqrt() * f64::from(*x) + (1.0 - a).sqrt() * f64::from(*e)) as f32).collect();
         let dims = [&[samples.len()], &self.x0.dims[1..]].concat();
-        let array = |dims: Vec<usize>, data: ArrayData| Array::new(dims, data).expect("the sizes agree");
+        let array = |dims: Vec<usize>, data: ArrayData| Array::new(dims, data).expect("sizes should agree");
         Ok(vec![
             ("sample".to_owned(), array(dims.clone(), ArrayData::F32(x_t))),
             ("timestep".to_owned(), array(vec![samples.len()], ArrayData::I64(vec![t as i64; samples.len()]))),
@@ -70,7 +70,7 @@ pub(crate) fn reference() -> Reference {
     Reference { task, losses: arrays["losses"].to_f64(), stop: arrays["stop"].to_f64()[0] as usize }
 }
 
-/// Sums over the given timesteps; prints and returns what came out.
+/// Sums over the given timesteps. Prints and returns the result.
 fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<String, Vec<f32>>) {
     let analysis = analysed("ddpm_fashion16.onnx");
     let model = &analysis.model;
@@ -101,7 +101,7 @@ fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<Stri
     (sum, by_name)
 }
 
-/// Largest difference of the importance of an index over the largest importance along its axis.
+/// Returns the largest difference of an index's importance, relative to the largest importance along its axis.
 fn worst_difference(products: &BTreeMap<String, Vec<f32>>, expected: &Path) -> f64 {
     let dims: BTreeMap<&str, Vec<usize>> = analysed("ddpm_fashion16.onnx")
         .model
@@ -116,7 +116,7 @@ fn worst_difference(products: &BTreeMap<String, Vec<f32>>, expected: &Path) -> f
     let largest = all.iter().flat_map(|(_, array)| array.to_f64()).fold(0.0f64, |m, v| m.max(v.abs()));
     for (key, expected) in &all {
         let [name, axis, kind] = key.split('|').collect::<Vec<_>>()[..] else { panic!("{key}") };
-        let Some(products) = products.get(name) else { panic!("no gradient by {name}") };
+        let Some(products) = products.get(name) else { panic!("no gradient with respect to {name}") };
         let (dims, axis) = (&dims[name], axis.parse::<usize>().expect("an axis"));
         let inner: usize = dims[axis + 1..].iter().product();
         let mut found = vec![0.0; dims[axis]];
@@ -125,7 +125,8 @@ fn worst_difference(products: &BTreeMap<String, Vec<f32>>, expected: &Path) -> f
             found[at / inner % dims[axis]] += if kind == "abs" { product.abs() } else { product };
         }
         let expected = expected.to_f64();
-        // Signed sums cancel: they are as good as what they are made of. A key's bias has no gradient but rounding.
+        // Signed sums cancel, so their error is relative to their terms. The gradient of a key's bias is only rounding
+        // error.
         let scale = expected.iter().fold(1e-4 * largest, |scale, value| scale.max(value.abs()));
         let difference = expected.iter().zip(&found).fold(0.0f64, |worst, (a, b)| worst.max((a - b).abs()));
         if difference / scale > worst.0 {
@@ -138,7 +139,7 @@ fn worst_difference(products: &BTreeMap<String, Vec<f32>>, expected: &Path) -> f
 }
 
 #[test]
-fn losses_stopping_timestep_and_importance_equal_those_of_pytorch() {
+fn losses_stopping_timestep_and_importance_agree_with_pytorch() {
     let Reference { task, losses, stop } = reference();
     let options = AccumulateOptions {
         threshold: 0.05,
@@ -151,13 +152,13 @@ fn losses_stopping_timestep_and_importance_equal_those_of_pytorch() {
     for (point, expected) in sum.curve.iter().zip(&losses) {
         assert!((point.loss - expected).abs() < 1e-4 * expected, "L_{} is {}, not {expected}", point.t, point.loss);
     }
-    assert_eq!((sum.kept(), sum.visited), (stop, stop + 1), "the threshold stops elsewhere");
+    assert_eq!((sum.kept(), sum.visited), (stop, stop + 1), "the threshold should stop at the timestep of PyTorch");
     assert!(sum.complete && !sum.curve[stop].kept);
     assert!(worst_difference(&products, &fixture("ddpm_fashion16/importance_diff_pruning.npz")) < 1e-3);
 }
 
 #[test]
-fn strides_and_micro_batches_give_the_same_sums() {
+fn strides_and_micro_batches_produce_the_same_sums() {
     let Reference { mut task, .. } = reference();
     task.timesteps = (0..100).map(|at| f64::from(10 * at)).collect();
     let options = AccumulateOptions {

@@ -1,4 +1,4 @@
-//! Kernels for the CPU against the standard operators that they stand in for, in ONNX Runtime.
+//! CPU kernels against the standard operators that they replace, in ONNX Runtime.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,8 @@ use crate::support::fixtures::{analysed, runtime};
 
 const DOMAIN: &str = "onnx_diffprune.kernels";
 
-/// Loss and gradients by all weights, in standard operators and with kernels, and the kernels' nodes.
+/// Computes loss and gradients with respect to all weights, in standard operators and with kernels. Returns both and
+/// the kernels' operators.
 fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>) {
     let model = load(&save(folder, model)).unwrap();
     let analysis = analyse(&model).unwrap();
@@ -42,7 +43,7 @@ fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>
 
 #[test]
 fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
-    // Sizes that are no multiples of tiles or vectors, and every kind of padding.
+    // Sizes that are not multiples of tiles or vectors, and every kind of padding.
     let mut b = Builder::new(3);
     let y = b.conv("x", 72, 72, 3, 1);
     let y = b.silu(&y);
@@ -58,7 +59,7 @@ fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
     let folder = tempfile::tempdir().unwrap();
     let (standard, kernels, nodes) = both(&model, folder.path());
     let count = |op_type: &str| nodes.iter().filter(|node| *node == op_type).count();
-    // Four times forward, three times by the input, four times by the weights.
+    // Four forward, three with respect to the input, four with respect to the weights.
     assert_eq!((count("WinogradFilter"), count("WinogradFilterGradient")), (7, 4), "{nodes:?}");
     assert!((standard.loss - kernels.loss).abs() < 1e-6 * standard.loss);
     assert_eq!(standard.uses.len(), 6);
@@ -71,7 +72,7 @@ fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
 }
 
 #[test]
-fn fused_convolutions_have_gradients_in_tiles() {
+fn gradients_of_fused_convolutions_use_tiled_kernels() {
     let mut b = Builder::new(3);
     let y = b.conv("x", 72, 72, 3, 1);
     let w = b.layer_weight(&[88, 72, 3, 3], 72 * 9);
@@ -81,7 +82,8 @@ fn fused_convolutions_have_gradients_in_tiles() {
     let folder = tempfile::tempdir().unwrap();
     let (standard, kernels, nodes) = both(&model, folder.path());
     let count = |op_type: &str| nodes.iter().filter(|node| *node == op_type).count();
-    // Both forward, since a fused one is lowered first, and the second by the input; both by the weights.
+    // Both forward, because a fused one is lowered first, and the second with respect to its input. Both with respect
+    // to the weights.
     assert_eq!((count("WinogradFilter"), count("WinogradFilterGradient")), (3, 2), "{nodes:?}");
     for (expected, found) in standard.uses.iter().zip(&kernels.uses) {
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
@@ -90,7 +92,7 @@ fn fused_convolutions_have_gradients_in_tiles() {
     }
 }
 
-/// The number of nodes of every kernel in the gradient graph of a fixture, with batches of 8.
+/// Counts the nodes of every kernel in the gradient graph of a fixture, with batches of 8.
 fn counts(name: &str) -> Vec<(String, usize)> {
     let analysis = analysed(name);
     let sizes = sizes_for(&analysis.facts, &[("batch".to_owned(), 8)].into());
@@ -104,7 +106,7 @@ fn counts(name: &str) -> Vec<(String, usize)> {
 }
 
 #[test]
-fn every_pattern_that_has_a_kernel_is_found() {
+fn every_pattern_with_a_kernel_is_recognised() {
     let named =
         |pairs: &[(&str, usize)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>();
     let of_unet = named(&[

@@ -1,5 +1,5 @@
-//! Losses of several terms, and gradients by inner values, against centred differences of the network in double
-//! precision, in ONNX Runtime, with the loss written anew here.
+//! Losses of several terms, and gradients with respect to inner values, against centred differences of the network in
+//! float64 in ONNX Runtime. The loss is implemented again in this file.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::support::builder::{Builder, node, value_of};
 use crate::support::files::save;
 use crate::support::fixtures::runtime;
 
-/// Numbers between -1 and 1 that follow from their place.
+/// Returns numbers between -1 and 1 that depend on their position.
 fn wave(count: usize, phase: f64) -> Vec<f64> {
     (0..count).map(|at| (at as f64 * 1.7 + phase).sin()).collect()
 }
@@ -26,8 +26,8 @@ fn array(dtype: ElementType, dims: &[i64], values: &[f64]) -> Array {
     Array::from_f64(dtype, dims.iter().map(|size| *size as usize).collect(), values).unwrap()
 }
 
-/// A network of operators that ONNX Runtime has in double precision, with the names of an inner value `[3, 8]` and of one
-/// `[3, 4, 2]`.
+/// Builds a network of operators that ONNX Runtime supports in float64. Returns it with the names of an inner value
+/// `[3, 8]` and of one `[3, 4, 2]`.
 fn network() -> (ModelProto, String, String) {
     let mut b = Builder::new(5);
     let y = b.linear("x", 5, 8);
@@ -44,7 +44,7 @@ fn analysed(folder: &Path, model: &ModelProto) -> Analysis {
     analyse(&load(&save(folder, model)).unwrap()).unwrap()
 }
 
-/// The network in double precision; its weights are inputs, and something can be added to some values.
+/// The network in float64. Its weights are inputs, and an input can be added to some values.
 struct Reference {
     session: Session,
     inputs: Vec<(String, Array)>,
@@ -53,7 +53,8 @@ struct Reference {
 }
 
 impl Reference {
-    /// `added` are values with their shapes; the input is among `given`, with the inputs of the loss.
+    /// Opens the reference. `added` lists values with their shapes. `given` contains the input and the inputs of the
+    /// loss.
     fn new(model: &ModelProto, losses: &[LossTerm], given: &[(String, Array)], added: &[(&str, &[i64])]) -> Self {
         let mut model = model.clone();
         let graph = model.graph.as_mut().unwrap();
@@ -85,7 +86,7 @@ impl Reference {
         Self { session, inputs, losses: losses.to_vec(), given: given.to_vec() }
     }
 
-    /// Every term.
+    /// Computes every term.
     fn terms(&mut self) -> Vec<f64> {
         let outputs = self.session.run(&self.inputs).unwrap();
         let of = |name: &str| self.given.iter().find(|(own, _)| own == name).unwrap().1.to_f64();
@@ -95,7 +96,7 @@ impl Reference {
             let target = of(&term.target);
             if let Distance::SquaredSlope { step } = term.distance {
                 dims[0] /= 3;
-                return term.weight * squared_slopes(&found.to_f64(), (&dims, term), &target, step);
+                return term.weight * squared_derivatives(&found.to_f64(), (&dims, term), &target, step);
             }
             dims[0] /= term.parts as usize;
             let samples = dims[0];
@@ -127,7 +128,7 @@ impl Reference {
         self.losses.iter().map(term).collect()
     }
 
-    /// The centred differences of the loss by every element of an input.
+    /// Computes the centred differences of the loss with respect to every element of an input.
     fn gradient(&mut self, name: &str) -> Vec<f64> {
         let at = self.inputs.iter().position(|(input, _)| input == name).unwrap();
         let whole = self.inputs[at].1.clone();
@@ -148,8 +149,8 @@ impl Reference {
     }
 }
 
-/// The mean over rows of the square of what the squared slope differs by; `dims` is the shape of a part.
-fn squared_slopes(values: &[f64], (dims, term): (&[usize], &LossTerm), target: &[f64], step: f32) -> f64 {
+/// Computes the mean over rows of the squared error of the squared derivative. `dims` is the shape of a part.
+fn squared_derivatives(values: &[f64], (dims, term): (&[usize], &LossTerm), target: &[f64], step: f32) -> f64 {
     let row: usize = dims[1..].iter().product();
     let part = dims[0] * row;
     let of_channel: usize = dims[2.min(dims.len())..].iter().product();
@@ -172,7 +173,8 @@ fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert!(worst <= tolerance * largest, "{what}: {worst} of {largest}\n{found:?}\n{expected:?}");
 }
 
-/// Compares loss, terms, and the gradients by all weights, two inner values and the input with the reference.
+/// Compares loss, terms, and the gradients with respect to all weights, two inner values and the input with the
+/// reference.
 fn check(losses: &[LossTerm], precision: Precision, tolerance: f64) -> Gradients {
     let (model, inner, whole) = network();
     let folder = tempfile::tempdir().unwrap();
@@ -228,10 +230,10 @@ fn term(value: &str, distance: Distance, target: &str) -> LossTerm {
 }
 
 #[test]
-fn every_kind_of_term_has_the_gradients_that_differences_show() {
+fn gradients_of_every_kind_of_term_agree_with_centred_differences() {
     let (_, inner, whole) = network();
     let weights = Some("sample_weights".to_owned());
-    // Targets are up to one away, and so on both sides of it.
+    // Distances to the targets are up to one, so they lie on both sides of delta.
     let huber = Distance::Huber { delta: 0.4 };
     for distance in [Distance::Squared, huber, Distance::InnerProduct] {
         let plain = term("y", distance, "target");
@@ -244,7 +246,7 @@ fn every_kind_of_term_has_the_gradients_that_differences_show() {
 }
 
 #[test]
-fn terms_compare_the_first_of_several_parts_and_slopes_between_the_others() {
+fn terms_compare_the_first_of_several_parts_and_derivatives_between_the_others() {
     let (_, inner, whole) = network();
     let slopes = term("y", Distance::SquaredSlope { step: 0.3 }, "slopes");
     check(std::slice::from_ref(&slopes), Precision::Float32, 2e-5);
@@ -258,7 +260,7 @@ fn terms_compare_the_first_of_several_parts_and_slopes_between_the_others() {
 }
 
 #[test]
-fn terms_on_several_values_add_up() {
+fn terms_on_several_values_are_summed() {
     let (_, inner, whole) = network();
     let weights = Some("sample_weights".to_owned());
     let losses = [
@@ -268,13 +270,13 @@ fn terms_on_several_values_add_up() {
         LossTerm { channels: Some(1), ..term(&whole, Distance::Squared, "c") },
     ];
     check(&losses, Precision::Float32, 2e-5);
-    // Products are rounded to eleven bits there, where half precision is more than a promise.
+    // Products are rounded to eleven bits on devices that really compute in float16.
     check(&losses, Precision::Float16, 2e-2);
 }
 
 #[test]
-fn an_inner_product_gives_the_jacobian_transposed_times_a_vector() {
-    // y = x w, so that the gradient by x is v w^T and that by w is x^T v.
+fn an_inner_product_differentiates_to_a_vector_jacobian_product() {
+    // y = x w, so the gradient with respect to x is v w^T, and that with respect to w is x^T v.
     let mut b = Builder::new(1);
     let w = b.floats(&[1.0, 2.0, 3.0, 4.0], &[2, 2]);
     let y = b.op("MatMul", &["x", &w], &[]);
@@ -295,8 +297,9 @@ fn an_inner_product_gives_the_jacobian_transposed_times_a_vector() {
 }
 
 #[test]
-fn kernels_leave_out_what_the_loss_or_a_wanted_value_needs() {
-    // Every value of a group norm with SiLU, in turn compared and asked for.
+fn kernels_do_not_hide_values_that_the_loss_or_a_gradient_needs() {
+    // Every value of a group norm with SiLU, in turn as a value of the loss and as one to differentiate with respect
+    // to.
     let mut b = Builder::new(8);
     let y = b.conv("x", 2, 8, 3, 1);
     let y = b.group_norm(&y, 8, 2);
@@ -345,7 +348,7 @@ fn kernels_leave_out_what_the_loss_or_a_wanted_value_needs() {
 }
 
 #[test]
-fn a_loss_that_can_not_be_had_is_refused() {
+fn an_invalid_loss_is_refused() {
     let (model, inner, _) = network();
     let folder = tempfile::tempdir().unwrap();
     let analysis = analysed(folder.path(), &model);

@@ -1,4 +1,4 @@
-//! Gradients and what is made of them, against PyTorch, standard operators and single precision.
+//! Gradients and the scores computed from them, against PyTorch, standard operators and float32.
 #![allow(clippy::unwrap_used)]
 
 mod by_index;

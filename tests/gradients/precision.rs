@@ -1,5 +1,5 @@
-//! Gradients with factors in half precision. `scripts/check_precision.py` runs such a graph where halves are really
-//! rounded; ONNX Runtime computes them in float32 on the CPU.
+//! Gradients with factors in float16. `scripts/check_precision.py` runs such a graph in an evaluator that really rounds
+//! to float16. ONNX Runtime computes it in float32 on the CPU.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::support::builder::Builder;
 use crate::support::files::save;
 use crate::support::fixtures::{THREADS, analysed, runtime};
 
-/// The same inputs at one timestep.
+/// A task with the same inputs at one timestep.
 struct Task {
     inputs: Vec<(String, Array)>,
 }
@@ -50,7 +50,7 @@ fn pass(graph: &GradientGraph, model: &Model, is_bound: bool) -> GradientPass {
     GradientPass::with_options(runtime(), graph, model, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The sums of one timestep.
+/// Returns the sums of one timestep.
 fn sums(pass: &mut GradientPass, model: &Model, task: &Task) -> Result<Accumulated, Error> {
     let mode = ThresholdMode::Prefix;
     let how = AccumulateOptions { threshold: 0.0, mode, sums_last: false, squared: false, micro_batch: 1 };
@@ -59,7 +59,7 @@ fn sums(pass: &mut GradientPass, model: &Model, task: &Task) -> Result<Accumulat
     Ok(sum)
 }
 
-/// The worst difference of an array relative to its largest element.
+/// Returns the largest difference of an array relative to its largest element.
 fn worst(one: &Accumulated, other: &Accumulated) -> f64 {
     let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, value| largest.max(f64::from(value.abs())));
     let of_all = one.sums.iter().map(|values| largest(values)).fold(0.0, f64::max);
@@ -72,7 +72,7 @@ fn worst(one: &Accumulated, other: &Accumulated) -> f64 {
     errors.fold(0.0, f64::max)
 }
 
-/// Checks that the nodes that sum products, and only they, read and write float16 values, by their names.
+/// Checks by their names that exactly the nodes that sum products have float16 inputs and outputs.
 fn check_names(graph: &GradientGraph) {
     let nodes = &graph.model.graph.as_ref().unwrap().node;
     let mut products = 0;
@@ -113,15 +113,15 @@ fn compare(name: &str, tolerance: f64) {
 }
 
 #[test]
-fn half_precision_factors_change_gradients_by_their_rounding_alone() {
-    // Weights of single precision are rounded ...
+fn float16_factors_change_gradients_by_rounding_alone() {
+    // Float32 weights are rounded ...
     compare("dit_tiny.onnx", 1e-2);
     compare("ddpm_fashion16.onnx", 1e-2);
-    // ... and those of half precision are what they were.
+    // ... and float16 weights are unchanged.
     compare("sd15_tiny_fp16.onnx", 1e-2);
 }
 
-/// `y = x w c` with `w = 0`: the gradient of the loss by w is `-2 target x c / n`.
+/// Builds `y = x w c` with `w = 0`: the gradient of the loss with respect to w is `-2 target x c / n`.
 fn steep(folder: &Path) -> Model {
     let mut b = Builder::new(1);
     let (w, c) = (b.weight_around(&[8], 0.0, 0.0), b.float(3e38));
@@ -131,7 +131,7 @@ fn steep(folder: &Path) -> Model {
 }
 
 #[test]
-fn a_run_that_overflows_is_repeated_at_a_smaller_scale() {
+fn an_overflowing_run_is_repeated_with_a_smaller_loss_scale() {
     let folder = tempfile::tempdir().unwrap();
     let model = steep(folder.path());
     let analysis = analyse(&model).unwrap();
@@ -143,7 +143,7 @@ fn a_run_that_overflows_is_repeated_at_a_smaller_scale() {
     };
     for is_bound in [false, true] {
         let mut pass = pass(&graph, &model, is_bound);
-        // 2 / n times the scale times c is infinite at 8, and finite at 4.
+        // 2 / n times the scale times c is infinite at a scale of 8, and finite at 4.
         assert_eq!(pass.loss_scale(), Some(8.0));
         let found = sums(&mut pass, &model, &task(-1.0)).unwrap();
         assert_eq!(pass.loss_scale(), Some(4.0));
@@ -158,7 +158,7 @@ fn a_run_that_overflows_is_repeated_at_a_smaller_scale() {
 }
 
 #[test]
-fn weights_of_half_precision_are_read_as_they_are() {
+fn float16_weights_are_used_without_conversion() {
     let analysis = analysed("sd15_tiny_fp16.onnx");
     let options = GradientOptions {
         sizes: sizes_for(&analysis.facts, &Default::default()),

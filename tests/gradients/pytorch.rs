@@ -1,4 +1,4 @@
-//! Gradients against PyTorch's: every array of `NAME.grads.npz` beside a model.
+//! Gradients against those of PyTorch: every array of `NAME.grads.npz` beside a model.
 //!
 //! `GRADIENT_MODELS` may name a folder with more models than the fixtures.
 
@@ -11,14 +11,14 @@ use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::runtime::Device;
 
+use crate::support::derivatives::Derivatives;
 use crate::support::fixtures::{THREADS, fixture, runtime};
-use crate::support::slopes::Slopes;
 
 fn read(path: &Path) -> Vec<(String, Array)> {
     onnx_diffprune::npz::read(path).expect("the file can be read")
 }
 
-/// The sizes of symbolic dimensions that these inputs have.
+/// Returns the sizes of symbolic dimensions in these inputs.
 fn sizes_of(analysis: &Analysis, inputs: &[(String, Array)]) -> Sizes {
     let mut sizes = Sizes::new();
     for (name, array) in inputs {
@@ -45,7 +45,7 @@ fn check(model_path: &Path) {
     }
 }
 
-/// Compares the gradients in standard operators, or with kernels, with PyTorch's.
+/// Compares the gradients in standard operators, or with kernels, with those of PyTorch.
 fn compare(
     model_path: &Path,
     analysis: &Analysis,
@@ -60,7 +60,7 @@ fn compare(
         true => GradientGraph::build_for(analysis, options, Device::Cpu),
     };
     let graph = graph.unwrap_or_else(|error| panic!("{error}"));
-    // Every network of the fixtures has norms.
+    // Every network of the fixtures has norms, which have kernels.
     assert_eq!(graph.has_kernels, has_kernels, "{}", model_path.display());
     let of = |wanted: &str| reference.iter().find(|(name, _)| name == wanted).map(|(_, array)| array.clone());
     inputs.push((TARGET.to_owned(), of("__target").expect("there is a target")));
@@ -76,16 +76,17 @@ fn compare(
         let Some(value) = analysis.graph.value(name) else { continue };
         let expected = array.to_f64();
         let scale = expected.iter().fold(0.0f64, |scale, value| scale.max(value.abs()));
-        // Exporters share equal weights through Identity nodes; the reference is of the weight that gave its name.
+        // Exporters share equal weights through Identity nodes. The reference is that of the weight with this name.
         let is_own = |at: &usize| {
             let gradient = &graph.gradients[*at];
             gradient.value == value && analysis.graph.nodes[gradient.node].proto.op_type != "Identity"
         };
-        let at = (0..graph.gradients.len()).find(is_own).unwrap_or_else(|| panic!("no gradient of {name}"));
+        let at =
+            (0..graph.gradients.len()).find(is_own).unwrap_or_else(|| panic!("no gradient with respect to {name}"));
         let weights = &found.uses[at];
         assert_eq!(expected.len(), weights.len(), "{name}");
         let error = expected.iter().zip(weights).fold(0.0f64, |worst, (a, b)| worst.max((a - f64::from(*b)).abs()));
-        // The bias of a key, or of what a norm centres, has no gradient but rounding.
+        // The gradient of the bias of a key, or of a bias before a norm, is only rounding error.
         let relative = error / scale.max(1e-4 * largest);
         if std::env::var_os("GRADIENT_LIST").is_some() && relative > 1e-3 {
             println!("{name} {:?} {relative:.2e} of {scale:.2e}", array.dims);
@@ -100,35 +101,35 @@ fn compare(
     assert!(worst.0 < 1e-3, "relative error {:.2e} at {}", worst.0, worst.1);
 }
 
-/// Gradients by all weights of a network are finite, and together equal to what the loss does along a direction that
-/// goes up along every element.
+/// Checks that gradients with respect to all weights of a network are finite, and that the directional derivative
+/// agrees with the centred difference of the loss along a direction in which every element of the gradient is positive.
 fn check_direction(model_path: &Path) -> Result<String, String> {
     let model = onnx_diffprune::load::load(model_path).map_err(|error| error.to_string())?;
     let analysis = analyse(&model).map_err(|error| error.to_string())?;
-    // Some networks declare a symbolic batch, yet run at one size only.
+    // Some networks declare a symbolic batch but run at one size only.
     let variants = onnx_diffprune::inputs::size_variants(&analysis, &Sizes::new(), &Sizes::new());
-    // What can be pruned; tables of frequencies, say, turn many times within any step that can be measured.
-    let mut slopes = Slopes::new(&analysis, &analysis.prunable_weights(), &variants)?;
-    let uses = slopes.graph.gradients.len();
-    let mut line = format!("loss {:.4}, {uses} gradients", slopes.loss);
-    let along: Vec<_> = (0..slopes.weights.len()).map(|at| (at, slopes.uphill(at, 11 + at as u64))).collect();
-    let slope = slopes.slope(&along);
-    // The smaller step where the loss is curved, the larger where it is flat.
+    // Weights that can be pruned. Tables of frequencies, for example, oscillate within any step that can be measured.
+    let mut derivatives = Derivatives::new(&analysis, &analysis.prunable_weights(), &variants)?;
+    let uses = derivatives.graph.gradients.len();
+    let mut line = format!("loss {:.4}, {uses} gradients", derivatives.loss);
+    let along: Vec<_> = (0..derivatives.weights.len()).map(|at| (at, derivatives.uphill(at, 11 + at as u64))).collect();
+    let derivative = derivatives.along(&along);
+    // Small steps suit a loss with high curvature, large ones a flat loss.
     for step in [1e-3, 1e-4, 1e-5, 1e-6] {
-        let difference = slopes.difference(&along, step)?;
-        let noise = 2e-6 * slopes.loss / step;
-        let error = (difference - slope).abs() / slope.abs();
-        line += &format!(", slope {slope:.4e}, difference {difference:.4e} at {step}");
-        // A loss that no weight moves, as where the last layer is zero.
-        let is_flat = slope == 0.0 && difference.abs() < noise;
-        if is_flat || (error < 0.05 && noise < 0.5 * slope.abs()) {
+        let difference = derivatives.difference(&along, step)?;
+        let noise = 2e-6 * derivatives.loss / step;
+        let error = (difference - derivative).abs() / derivative.abs();
+        line += &format!(", derivative {derivative:.4e}, difference {difference:.4e} at {step}");
+        // A loss that depends on no weight, for example if the last layer is zero.
+        let is_flat = derivative == 0.0 && difference.abs() < noise;
+        if is_flat || (error < 0.05 && noise < 0.5 * derivative.abs()) {
             return Ok(line);
         }
     }
     Err(line)
 }
 
-/// The models of the folder, sorted.
+/// Returns the models of the folder, sorted.
 fn models() -> Vec<PathBuf> {
     let folder = std::env::var_os("GRADIENT_MODELS").map_or_else(|| fixture(""), PathBuf::from);
     let entries = std::fs::read_dir(folder).expect("the folder exists");
@@ -139,7 +140,7 @@ fn models() -> Vec<PathBuf> {
 }
 
 #[test]
-fn gradients_follow_the_loss_in_a_random_direction() {
+fn gradients_agree_with_centred_differences_of_the_loss() {
     let mut failed = Vec::new();
     let mut count = 0;
     for path in models() {
@@ -156,7 +157,7 @@ fn gradients_follow_the_loss_in_a_random_direction() {
 }
 
 #[test]
-fn gradients_equal_those_of_pytorch() {
+fn gradients_agree_with_those_of_pytorch() {
     let mut checked = 0;
     for path in models().iter().filter(|path| path.with_extension("grads.npz").exists()) {
         check(path);

@@ -1,5 +1,5 @@
-//! Several ranks give the importance of one process: the same timesteps count, with the same losses, and only rounding
-//! differs.
+//! Several ranks compute the importance of one process: the same timesteps are kept, with the same losses, and only
+//! rounding differs.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use onnx_diffprune::{CriterionOption, CutOptions, Model, Ratio, Runtime, ScoreOp
 use super::diff_pruning::{Fixed, reference};
 use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
-/// The scores of all channels, the channels that stay, and the losses.
+/// The scores of all channels, the kept channels, and the losses.
 type Found = (Vec<Vec<f64>>, Vec<Vec<usize>>, Vec<LossPoint>);
 
 fn scored(options: &ScoreOptions, ranks: Arc<dyn Collective>) -> Result<Found, Error> {
     let runtime = Runtime::open(None)?;
     let mut options = options.clone();
     if ranks.rank() > 0 {
-        // The first rank reads what there is to read.
+        // Only the first rank reads the data.
         options.gradients.data = options.gradients.data.map(|_| "nothing".into());
     }
     options.gradients.ranks = ranks;
@@ -41,7 +41,7 @@ fn scored(options: &ScoreOptions, ranks: Arc<dyn Collective>) -> Result<Found, E
     ))
 }
 
-/// Compares what ranks find with what one process does; gives the timesteps that count.
+/// Compares the result of several ranks with that of one process. Returns the points of the loss curve.
 fn compare(options: &ScoreOptions, size: usize) -> Vec<LossPoint> {
     let (scores, kept, curve) = scored(options, Arc::new(Alone)).unwrap();
     let all: Vec<Found> =
@@ -67,7 +67,7 @@ fn compare(options: &ScoreOptions, size: usize) -> Vec<LossPoint> {
     curve
 }
 
-/// Scoring by a criterion on some samples and timesteps.
+/// Returns options for scoring by a criterion on some samples and timesteps.
 fn options(criterion: CriterionOption, timesteps: usize) -> ScoreOptions {
     let mut options = ScoreOptions::by(criterion);
     options.gradients.data = Some(fixture("ddpm_fashion16/train_images.npy"));
@@ -77,19 +77,19 @@ fn options(criterion: CriterionOption, timesteps: usize) -> ScoreOptions {
 }
 
 #[test]
-fn a_prefix_ends_where_it_does_in_one_process() {
+fn a_prefix_ends_at_the_timestep_of_one_process() {
     let mut options = options(CriterionOption::DiffPruning, 20);
     options.gradients.threshold = 0.05;
     for size in [2, 3] {
         let curve = compare(&options, size);
         assert!(curve.len() < 20 && !curve.last().unwrap().kept, "{curve:?}");
-        // Others have computed beyond the end.
+        // Other ranks have computed timesteps beyond the end.
         assert!(!curve.len().is_multiple_of(size), "{} timesteps", curve.len());
     }
 }
 
 #[test]
-fn a_mask_and_squares_of_whole_timesteps_are_those_of_one_process() {
+fn a_mask_and_squares_of_whole_timesteps_agree_with_one_process() {
     let mut masked = options(CriterionOption::DiffPruning, 7);
     masked.gradients.mode = ThresholdMode::Mask;
     masked.gradients.threshold = 0.05;
@@ -101,10 +101,10 @@ fn a_mask_and_squares_of_whole_timesteps_are_those_of_one_process() {
 }
 
 #[test]
-fn the_adaptive_rule_looks_where_one_process_does() {
+fn the_adaptive_rule_visits_the_timesteps_of_one_process() {
     let mut adaptive = options(CriterionOption::Taylor, 50);
     adaptive.gradients.network.batch = Some(1);
-    // Where no channel goes, the choice has settled after four looks.
+    // If no channel is removed, the choice is stable after four checks.
     adaptive.gradients.adaptive = Some(CutOptions::new(Ratio(0.0)));
     let curve = compare(&adaptive, 3);
     assert_eq!(curve.len(), 40);
@@ -128,7 +128,7 @@ impl Denoising for Few<'_> {
 }
 
 #[test]
-fn a_sum_goes_on_with_another_number_of_ranks() {
+fn a_sum_resumes_with_another_number_of_ranks() {
     let reference = reference();
     let task = Few(&reference.task, (0..7).map(|at| f64::from(at * 90)).collect());
     let analysis = analysed("ddpm_fashion16.onnx");

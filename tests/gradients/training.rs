@@ -1,4 +1,4 @@
-//! The artifacts of training sessions, as far as an ONNX Runtime without a training API can check them.
+//! The artifacts for training sessions, as far as an ONNX Runtime without a training API can check them.
 //! `scripts/check_training.py` runs them in a training session.
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ fn names(values: &[ValueInfoProto]) -> Vec<&str> {
     values.iter().map(|value| value.name.as_str()).collect()
 }
 
-/// Every name that a node reads is defined before it, and none twice.
+/// Asserts that every input of a node is defined before it, and that no name is defined twice.
 fn assert_is_sound(model: &ModelProto) {
     let graph = model.graph.as_ref().expect("there is a graph");
     let given = names(&graph.input).into_iter().chain(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
@@ -37,7 +37,7 @@ fn assert_is_sound(model: &ModelProto) {
     }
     for node in &graph.node {
         for name in &node.input {
-            assert!(known.contains(name.as_str()), "{} reads {name}, which is not there yet", node.name);
+            assert!(known.contains(name.as_str()), "{} takes {name} as input before it is defined", node.name);
         }
         for name in node.output.iter().filter(|name| !name.is_empty()) {
             assert!(known.insert(name), "{name} is defined twice");
@@ -49,7 +49,7 @@ fn assert_is_sound(model: &ModelProto) {
 }
 
 #[test]
-fn models_have_the_inputs_that_a_training_session_knows() {
+fn models_have_the_inputs_that_a_training_session_expects() {
     let analysis = analysed("ddpm_fashion16.onnx");
     let trained = trained_weights(analysis, &[]).unwrap();
     let sizes = Sizes::from([("batch".to_owned(), 2)]);
@@ -80,7 +80,7 @@ fn models_have_the_inputs_that_a_training_session_knows() {
 
 #[test]
 fn the_eval_model_computes_the_loss_of_the_gradient_graph() {
-    // Half precision, so weights are widened.
+    // The weights are float16, so they are widened.
     let analysis = analysed("sd15_tiny_fp16.onnx");
     let trained = trained_weights(analysis, &[]).unwrap();
     let sizes = onnx_diffprune::graph::sizes::sizes_for(&analysis.facts, &Sizes::new());
@@ -114,7 +114,7 @@ fn the_eval_model_computes_the_loss_of_the_gradient_graph() {
 }
 
 #[test]
-fn patterns_choose_what_is_trained() {
+fn patterns_choose_the_trained_weights() {
     let analysis = analysed("dit_tiny.onnx");
     let pattern = [Regex::new(r"^m\.pos_embed\.proj\.").unwrap()];
     let trained = trained_weights(analysis, &pattern).unwrap();
@@ -129,7 +129,7 @@ fn patterns_choose_what_is_trained() {
 }
 
 #[test]
-fn a_pruned_network_trains_the_same_weights() {
+fn the_trained_weights_of_a_pruned_network_are_the_same() {
     let analysis = analysed("ddpm_fashion16.onnx");
     let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
     let cut = cut(analysis, &options, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
@@ -147,7 +147,7 @@ fn a_pruned_network_trains_the_same_weights() {
     };
     let (before, after) = (names(analysis), names(&after));
     assert_eq!(before.len(), 268);
-    // The table of frequencies shrinks as well, yet is not trained.
+    // The table of frequencies shrinks too, but is not trained.
     assert_eq!(before, after);
 }
 
@@ -167,13 +167,13 @@ fn all_files_are_written_or_none() {
     expected.sort_unstable();
     assert_eq!(found, expected);
     assert_eq!(std::fs::read(out.join("checkpoint")).unwrap(), artifacts.checkpoint);
-    // A folder stands where a file belongs: nothing is written.
+    // A folder has the name of an output file: nothing is written.
     let taken = folder.path().join("taken");
     std::fs::create_dir_all(taken.join("checkpoint")).unwrap();
     assert_eq!(artifacts.write(analysis, &taken).unwrap_err().exit_code(), 2);
     assert_eq!(std::fs::read_dir(&taken).unwrap().count(), 1);
     assert!(artifacts.write(analysis, &folder.path().join("no/such")).is_err());
-    // The input itself stands there.
+    // The input has the name of an output file.
     let own = folder.path().join("own");
     std::fs::create_dir(&own).unwrap();
     let copy = own.join("training_model.onnx");

@@ -4,23 +4,23 @@ use onnx_diffprune::onnx::ModelProto;
 
 use crate::support::builder::{Builder, model_of, value_of};
 
-/// Channels of the value that stands between the two layers.
+/// Channels of the value between the two layers.
 pub(crate) const CHANNELS: i64 = 12;
 
-/// What surrounds the operators of a test.
+/// The layers around the operators of a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Around {
-    /// Convolutions of one pixel, `[N, C, H, W]` with symbolic sizes.
+    /// 1x1 convolutions, `[N, C, H, W]` with symbolic sizes.
     Conv,
-    /// Convolutions of one pixel, `[2, C, 4, 6]`.
+    /// 1x1 convolutions, `[2, C, 4, 6]`.
     StaticConv,
     /// Matrix products, `[N, L, C]` with symbolic sizes.
     MatMul,
 }
 
 impl Around {
-    /// `first layer → build → second layer`; the first layer's weight is called `first`. Where `build` gives no number
-    /// of channels, its value is the output.
+    /// Builds `first layer → build → second layer`. The weight of the first layer is named `first`. If `build` returns
+    /// no number of channels, its value is the output.
     pub(crate) fn network(
         self,
         opset: i64,

@@ -22,12 +22,12 @@ fn project(n: &mut Builder, v: &str, columns: i64) -> String {
     n.op("MatMul", &[v, &w], &[])
 }
 
-/// Which of the keys are visible, `[N, L]`: int32, most of them one.
+/// Returns a mask of visible keys, `[N, L]`: int32, most of them one.
 fn visible(n: &mut Builder) -> String {
     above(n, -0.5)
 }
 
-/// Which of the keys' first inputs lie above a limit, `[N, L]`: int32.
+/// Returns a mask of the keys whose first input is above a limit, `[N, L]`: int32.
 fn above(n: &mut Builder, limit: f32) -> String {
     let (first, low) = (n.ints_of(&[0], &[]), n.float(limit));
     let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
@@ -40,7 +40,7 @@ fn reshape(n: &mut Builder, v: &str, shape: &[i64]) -> String {
     n.op("Reshape", &[v, &shape], &[])
 }
 
-/// The first layer's channels are the queries, so that they can go only if those of the attention do.
+/// The channels of the first layer are the queries, so they can be removed only with those of the attention.
 #[test]
 fn attention_with_separate_inputs_loses_heads_or_dimensions() {
     for heads in [1, 3] {
@@ -107,7 +107,7 @@ fn attention_with_separate_inputs_loses_heads_or_dimensions() {
     }
 }
 
-/// What is added behind the attention ties its output to the first layer.
+/// An addition after the attention couples its output with the first layer.
 #[test]
 fn attention_with_packed_inputs_loses_heads_or_dimensions() {
     for heads in [1, 3] {
@@ -155,11 +155,11 @@ fn attention_with_a_fused_projection_loses_heads_or_dimensions() {
     }
 }
 
-/// Rotary embedding of queries `v`, by ONNX Runtime's operator or the standard one; the caches have `pairs` columns.
+/// Rotates queries `v` by ONNX Runtime's RotaryEmbedding or the standard one. The caches have `pairs` columns.
 fn rotate(n: &mut Builder, v: &str, standard: bool, pairs: i64, attributes: &[AttributeProto]) -> String {
     let (cos, sin) = (n.weight(&[64, pairs]), n.weight(&[64, pairs]));
     if standard {
-        // A position per token, counted from one.
+        // One position per token, counted from one.
         let (zero, one) = (n.ints_of(&[0], &[]), n.ints_of(&[1], &[]));
         let entry = n.op("Gather", &["x", &zero], &[attr_int("axis", 2)]);
         let entry = n.op("Cast", &[&entry], &[attr_int("to", 7)]);

@@ -1,6 +1,6 @@
-//! What every operator's rule says of all axes, as text ([`onnx_diffprune::couple::text`]), against what follows from its
-//! specification. Every axis of a network's inputs is free here, batch and positions too: axes that are tied too much
-//! have one letter too few, axes that are tied too little one too many.
+//! The coupling of all axes of every operator, as text ([`onnx_diffprune::couple::text`]), against what the operator's
+//! specification implies. Every axis of a network's inputs is free here, including batch and positions. If a rule ties
+//! too many axes, the text has too few letters; if it ties too few, too many letters.
 
 mod elementwise;
 mod fused;
@@ -24,9 +24,9 @@ use super::support::files::save;
 enum In<'a> {
     /// An input of the network.
     X(&'a [i64]),
-    /// An input of the network that holds truth values.
+    /// A boolean input of the network.
     Truth(&'a [i64]),
-    /// An input of the network that holds indices.
+    /// An input of the network that contains indices.
     Indices(&'a [i64]),
     /// A weight.
     W(&'a [i64]),
@@ -38,35 +38,35 @@ enum In<'a> {
     IntsOf(&'a [i64], &'a [i64]),
     /// A constant vector of floats.
     Floats(&'a [f32]),
-    /// Left out.
+    /// An omitted input.
     Omitted,
 }
 
-/// An operator and what is expected of it.
+/// An operator with its expected text.
 struct Case {
-    /// As `docs/operators.md` writes it: `Conv`, `m:GroupNorm`.
+    /// The name in `docs/operators.md`: `Conv`, `m:GroupNorm`.
     op: String,
     opset: i64,
     build: Box<dyn Fn(&mut Builder)>,
     text: String,
 }
 
-/// One node. Where `op` stands for more than one, they are separated by blanks.
+/// Creates a case of one node for every operator in `op`, a list separated by blanks.
 fn case(op: &str, inputs: &[In<'_>], attributes: &[AttributeProto], text: &str) -> Vec<Case> {
     op.split(' ').map(|op| node(op, 21, inputs, attributes, 1, text)).collect()
 }
 
-/// One node in another version of the standard operators.
+/// Creates such cases in another version of the standard operators.
 fn in_opset(opset: i64, op: &str, inputs: &[In<'_>], attributes: &[AttributeProto], text: &str) -> Vec<Case> {
     op.split(' ').map(|op| node(op, opset, inputs, attributes, 1, text)).collect()
 }
 
-/// One node with several outputs.
+/// Creates such cases of nodes with several outputs.
 fn outputs(count: usize, op: &str, inputs: &[In<'_>], attributes: &[AttributeProto], text: &str) -> Vec<Case> {
     op.split(' ').map(|op| node(op, 21, inputs, attributes, count, text)).collect()
 }
 
-/// A network; the text is that of its last node, which is of the operator.
+/// Creates a case of a network. The text is that of its last node, which has the operator `op`.
 fn network(op: &str, text: &str, build: impl Fn(&mut Builder) + 'static) -> Vec<Case> {
     vec![Case { op: op.to_owned(), opset: 21, build: Box::new(build), text: text.to_owned() }]
 }
@@ -84,7 +84,7 @@ fn node(op: &str, opset: i64, inputs: &[In<'_>], attributes: &[AttributeProto], 
     Case { op: op.to_owned(), opset, build, text: text.to_owned() }
 }
 
-/// Adds an input of a node; returns its name.
+/// Adds an input of a node. Returns its name.
 fn add(net: &mut Builder, input: In<'_>) -> String {
     let mut declared = |elem_type: i32, dims: &[i64]| {
         let name = format!("x{}", net.graph.input.len());
@@ -106,7 +106,7 @@ fn add(net: &mut Builder, input: In<'_>) -> String {
     }
 }
 
-/// What is wrong with a case, if anything.
+/// Returns a description of the difference between expected and actual text, if there is one.
 fn mistake(case: &Case) -> Option<String> {
     let mut net = Builder::with_opset(case.opset, 1);
     (case.build)(&mut net);
@@ -149,5 +149,5 @@ fn every_operator_has_an_expected_text() {
         .filter(|op| !covered.contains(op.as_str()) && !only_shapes.contains(op.as_str()))
         .filter(|op| !crate::sequences::OPERATORS.contains(&op.as_str()))
         .collect();
-    assert!(missing.is_empty(), "no text is expected of {}", missing.join(", "));
+    assert!(missing.is_empty(), "no case has an expected text for {}", missing.join(", "));
 }

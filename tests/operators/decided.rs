@@ -1,4 +1,4 @@
-//! What follows from sizes and constants before anything runs: branches, indices, parts without elements.
+//! Subgraphs that follow from sizes and constants before the network runs: branches, indices, empty tensors.
 
 use onnx_diffprune::onnx::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, attr_int, type_proto};
 
@@ -7,12 +7,15 @@ use super::{Fate::Go, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
-pub(super) const ALL: &[fn()] =
-    &[branches_that_are_always_taken, indices_that_are_counted, parts_without_elements_change_nothing];
+pub(super) const ALL: &[fn()] = &[
+    branches_with_a_constant_condition_are_inlined,
+    indices_from_cumulative_sums_are_constant,
+    concatenated_empty_tensors_change_nothing,
+];
 
 const C: i64 = CHANNELS;
 
-/// The body of a branch: one operator on values from outside.
+/// Builds the body of a branch: one operator on outer values.
 pub(super) fn body(name: &str, op_type: &str, inputs: &[&str]) -> AttributeProto {
     let output = "result".to_owned();
     let node = NodeProto {
@@ -26,11 +29,11 @@ pub(super) fn body(name: &str, op_type: &str, inputs: &[&str]) -> AttributeProto
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     let output = ValueInfoProto { name: output, r#type: Some(r#type), ..ValueInfoProto::default() };
     let graph = GraphProto { name: name.to_owned(), node: vec![node], output: vec![output], ..GraphProto::default() };
-    // ONNX numbers its kinds of attributes; 5 is a graph.
+    // ONNX numbers the types of attributes: 5 is a graph.
     AttributeProto { name: name.to_owned(), r#type: 5, g: Some(graph), ..AttributeProto::default() }
 }
 
-/// As TorchScript writes `squeeze`: without the axis if its size is one, the value itself if not.
+/// Writes `squeeze` as TorchScript does: if the axis has size one it is removed, otherwise the value is unchanged.
 fn squeezed(n: &mut Builder, v: &str, axis: i64) -> String {
     let (place, one, axes) = (n.ints_of(&[axis], &[]), n.ints_of(&[1], &[]), n.ints(&[axis]));
     let shape = n.op("Shape", &[v], &[]);
@@ -41,20 +44,21 @@ fn squeezed(n: &mut Builder, v: &str, axis: i64) -> String {
 }
 
 #[test]
-fn branches_that_are_always_taken() {
+fn branches_with_a_constant_condition_are_inlined() {
     check("If that sizes decide", StaticConv, &[13], Go, |n, v| {
         let y = squeezed(n, v, 1);
         let axes = n.ints(&[2]);
         let y = n.op("Unsqueeze", &[&y, &axes], &[]);
-        // Which branch this one takes is known once the first is.
+        // The branch of the second If is known once that of the first is known.
         let y = squeezed(n, &y, 2);
         (n.op("Mul", &[&y, v], &[]), Some(C))
     });
 }
 
-/// As an exporter writes `repeat_interleave`: the index of every element is the number of sums that it is not below.
+/// As an exporter writes `repeat_interleave`: the index of an element is the number of cumulative sums that it has
+/// reached.
 #[test]
-fn indices_that_are_counted() {
+fn indices_from_cumulative_sums_are_constant() {
     check("Gather at counted indices", MatMul, &[13], Go, |n, v| {
         let repeats = n.ints(&[1; C as usize]);
         let (zero, first, rows, step) = (n.ints_of(&[0], &[]), n.ints(&[0]), n.ints(&[1]), n.ints_of(&[1], &[]));
@@ -76,13 +80,13 @@ fn indices_that_are_counted() {
 }
 
 #[test]
-fn parts_without_elements_change_nothing() {
+fn concatenated_empty_tensors_change_nothing() {
     check("Concat with nothing", StaticConv, &[13], Go, |n, v| {
         let nothing = n.floats(&[], &[2, C, 0, 6]);
         let y = n.op("Concat", &[&nothing, v], &[attr_int("axis", 2)]);
         (n.op("Concat", &[&y, &nothing], &[attr_int("axis", 2)]), Some(C))
     });
-    // The rows after the last, as the frames after the only one of a video.
+    // The rows after the last one, like the frames after the only frame of a video.
     check("Concat with rows that are not there", StaticConv, &[13], Go, |n, v| {
         let (four, five, axis) = (n.ints(&[4]), n.ints(&[5]), n.ints(&[2]));
         let nothing = n.op("Slice", &[v, &four, &five, &axis], &[]);

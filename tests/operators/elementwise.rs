@@ -1,4 +1,4 @@
-//! Operators that treat every element by itself.
+//! Elementwise operators.
 
 use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_string};
 
@@ -7,11 +7,16 @@ use super::{Fate::Go, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
-pub(super) const ALL: &[fn()] = &[activations_have_slopes, steps_are_flat, operands_have_slopes, choices_have_slopes];
+pub(super) const ALL: &[fn()] = &[
+    activations_have_gradients,
+    step_functions_have_zero_gradients,
+    operands_have_gradients,
+    selections_have_gradients,
+];
 
 const C: i64 = CHANNELS;
 
-/// `(tanh(v) * factor) + shift`: elements within the domain of an operator.
+/// Computes `(tanh(v) * factor) + shift`, whose elements are within the domain of an operator.
 fn within(n: &mut Builder, v: &str, factor: f32, shift: f32) -> String {
     let (factor, shift) = (n.float(factor), n.float(shift));
     let v = n.op("Tanh", &[v], &[]);
@@ -20,7 +25,7 @@ fn within(n: &mut Builder, v: &str, factor: f32, shift: f32) -> String {
 }
 
 #[test]
-fn activations_have_slopes() {
+fn activations_have_gradients() {
     let plain = |op: &'static str, opsets: &[i64]| activation(op, opsets, &[], None);
     for op in ["Abs", "Relu", "Sigmoid", "Tanh", "Exp", "Erf", "Neg", "Softplus", "Softsign"] {
         plain(op, &[9, 13]);
@@ -64,9 +69,9 @@ fn activation(op: &str, opsets: &[i64], attributes: &[AttributeProto], domain: O
     });
 }
 
-/// All elements lie between two steps: at a step the loss has no derivative.
+/// All elements lie between two steps, because the loss has no derivative at a step.
 #[test]
-fn steps_are_flat() {
+fn step_functions_have_zero_gradients() {
     for (op, middle) in [("Ceil", 0.5), ("Floor", 0.5), ("Round", 0.0), ("Sign", 0.5)] {
         check(op, Conv, &[11, 13], Go, |n, v| {
             let x = within(n, v, 0.4, middle);
@@ -77,7 +82,7 @@ fn steps_are_flat() {
 }
 
 #[test]
-fn operands_have_slopes() {
+fn operands_have_gradients() {
     for op in ["Add", "Sub", "Mul", "Div", "Pow"] {
         check(&format!("{op} of a row"), Conv, &[9, 13], Go, |n, v| {
             let (v, row) = (within(n, v, 0.8, 2.0), n.weight(&[C, 1, 1]));
@@ -113,7 +118,7 @@ fn operands_have_slopes() {
 }
 
 #[test]
-fn choices_have_slopes() {
+fn selections_have_gradients() {
     for op in ["Min", "Max", "Mean", "Sum"] {
         for count in 1..=3 {
             check(op, Conv, &[9, 13], Go, |n, v| {

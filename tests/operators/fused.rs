@@ -1,4 +1,4 @@
-//! What ONNX Runtime's optimizers fuse: norms with what is added before them, convolutions and norms with channels
+//! Operators that ONNX Runtime's optimizers fuse: norms with a preceding addition, convolutions and norms with channels
 //! last, gated activations.
 
 use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints};
@@ -12,18 +12,18 @@ use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
-    skip_norms_act_on_the_kept_part_of_a_sum,
+    skip_norms_use_the_kept_channels_of_a_sum,
     fused_group_norms_keep_every_group,
     convolutions_with_channels_last_lose_channels,
-    what_a_fused_convolution_adds_loses_the_same_channels,
+    the_addend_of_a_fused_convolution_loses_the_same_channels,
     gated_activations_lose_both_halves,
-    fused_products_transpose_what_they_read,
+    fused_products_transpose_their_inputs,
 ];
 
 const C: i64 = CHANNELS;
 
 #[test]
-fn skip_norms_act_on_the_kept_part_of_a_sum() {
+fn skip_norms_use_the_kept_channels_of_a_sum() {
     let epsilon = attr_float("epsilon", 1e-5);
     for (op, count) in [("SkipLayerNormalization", 3), ("SkipSimplifiedLayerNormalization", 2)] {
         for parameters in 1..=count {
@@ -48,7 +48,7 @@ fn skip_norms_act_on_the_kept_part_of_a_sum() {
     });
 }
 
-/// `[N, C, H, W]` to `[N, H, W, C]`, or back.
+/// Transposes `[N, C, H, W]` to `[N, H, W, C]`, or back.
 fn move_channels(n: &mut Builder, v: &str, to_last: bool) -> String {
     let perm: &[i64] = if to_last { &[0, 2, 3, 1] } else { &[0, 3, 1, 2] };
     n.op("Transpose", &[v], &[attr_ints("perm", perm)])
@@ -131,14 +131,14 @@ fn convolutions_with_channels_last_lose_channels() {
     });
 }
 
-/// An attribute of floats.
+/// Builds an attribute of floats.
 fn floats(name: &str, values: &[f32]) -> AttributeProto {
-    // ONNX numbers its kinds of attributes; 6 is a list of floats.
+    // ONNX numbers the types of attributes: 6 is a list of floats.
     AttributeProto { name: name.to_owned(), r#type: 6, floats: values.to_vec(), ..AttributeProto::default() }
 }
 
 #[test]
-fn what_a_fused_convolution_adds_loses_the_same_channels() {
+fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
     check("FusedConv", Conv, &[13, 17], Go, |n, v| {
         let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
         let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
@@ -188,13 +188,13 @@ fn gated_activations_lose_both_halves() {
 }
 
 #[test]
-fn fused_products_transpose_what_they_read() {
+fn fused_products_transpose_their_inputs() {
     let project = |n: &mut Builder, v: &str| {
         let (w, shape) = (n.weight(&[C, C]), n.ints(&[0, 0, 3, C / 3]));
         let v = n.op("MatMul", &[v, &w], &[]);
         n.op("Reshape", &[&v, &shape], &[])
     };
-    // Attention of `[N, L, heads, D]` over the heads of every token, in the forms that transposes are fused to.
+    // Attention of `[N, L, heads, D]` over the heads of every token, in the forms that optimizers fuse transposes into.
     check("FusedMatMul", MatMul, &[17], Go, |n, v| {
         let (q, k) = (project(n, v), project(n, v));
         let scores = n.fused("FusedMatMul", &[&q, &k], &[attr_int("transB", 1)], 1).remove(0);
@@ -203,7 +203,7 @@ fn fused_products_transpose_what_they_read() {
         let y = n.op("Reshape", &[&scores, &shape], &[]);
         (n.op("Add", &[v, &y], &[]), Some(C))
     });
-    // `[L, N, heads, D]` becomes `[N, heads, L, D]`.
+    // Transposes `[L, N, heads, D]` to `[N, heads, L, D]`.
     check("FusedMatMul with batches transposed", MatMul, &[17], Go, |n, v| {
         let mut side = |v: &str| {
             let x = project(n, v);

@@ -1,4 +1,4 @@
-//! Operators that take parts of axes.
+//! Operators that select parts of axes.
 
 use onnx_diffprune::onnx::{attr_int, attr_ints, attr_string};
 
@@ -8,19 +8,19 @@ use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
-    slices_are_spans,
-    splits_are_spans,
-    gathers_choose_indices,
-    whole_slices_move_and_elements_stay,
+    slices_remove_channels_of_their_span,
+    splits_remove_channels_of_their_parts,
+    gathers_with_constant_indices_remove_channels,
+    gathered_slices_lose_channels_and_gathered_elements_keep_them,
     indices_are_expanded_along_channels,
     blocks_are_assigned,
     whole_values_are_assigned,
-    indices_count_what_stays,
+    indices_among_channels_keep_all_channels,
 ];
 
 type Built = (String, Option<i64>);
 
-/// A Slice by attributes or inputs.
+/// Adds a Slice, by attributes or by inputs.
 fn slice(n: &mut Builder, v: &str, start: i64, end: i64, axis: i64, step: i64) -> String {
     if n.opset < 10 {
         let ints = |name: &str, value: i64| attr_ints(name, &[value]);
@@ -31,7 +31,7 @@ fn slice(n: &mut Builder, v: &str, start: i64, end: i64, axis: i64, step: i64) -
 }
 
 #[test]
-fn slices_are_spans() {
+fn slices_remove_channels_of_their_span() {
     check("halves", Conv, &[9, 10, 13], Go, |n, v| {
         let (a, b) = (slice(n, v, 0, 6, 1, 1), slice(n, v, 6, i64::MAX, 1, 1));
         (n.op("Mul", &[&a, &b], &[]), Some(6))
@@ -76,7 +76,7 @@ fn joined(n: &mut Builder, parts: &[String]) -> Built {
 }
 
 #[test]
-fn splits_are_spans() {
+fn splits_remove_channels_of_their_parts() {
     check("equal parts", Conv, &[9, 11, 13], Go, |n, v| {
         let parts = n.ops("Split", &[v], &[attr_int("axis", 1)], 3);
         joined(n, &parts)
@@ -94,7 +94,7 @@ fn splits_are_spans() {
         let parts = n.ops("Split", &[v, &sizes], &[attr_int("axis", 1)], 2);
         joined(n, &parts)
     });
-    check("parts of which one stays", Conv, &[11, 13, 18], Go, |n, v| {
+    check("parts of which one is kept", Conv, &[11, 13, 18], Go, |n, v| {
         let x = slice(n, "x", 0, 4, 1, 1);
         let mut attributes = vec![attr_int("axis", 1)];
         attributes.extend((n.opset >= 18).then(|| attr_int("num_outputs", 3)));
@@ -110,7 +110,7 @@ fn splits_are_spans() {
 }
 
 #[test]
-fn gathers_choose_indices() {
+fn gathers_with_constant_indices_remove_channels() {
     check("one channel", Conv, &[9, 11, 13], Go, |n, v| {
         let (index, target) = (n.ints_of(&[-3], &[]), n.ints(&[0, 1, -1]));
         let one = n.op("Gather", &[v, &index], &[attr_int("axis", 1)]);
@@ -146,13 +146,13 @@ fn gathers_choose_indices() {
 }
 
 #[test]
-fn whole_slices_move_and_elements_stay() {
+fn gathered_slices_lose_channels_and_gathered_elements_keep_them() {
     check("GatherND", StaticConv, &[11, 13, 18], Go, |n, v| {
         let indices = n.ints_of(&[0, 1, -2], &[3, 1]);
         (n.op("GatherND", &[v, &indices], &[]), Some(CHANNELS))
     });
     check("GatherND within batches", StaticConv, &[13, 18], Go, |n, v| {
-        // Two pixels of each image: once the same, once one that is counted from the end.
+        // Two pixels of each image: in one image the same pixel twice, in the other one counted from the end.
         let pixels = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
         let indices = n.ints_of(&[1, 2, 1, 2, 3, -1, 0, 4], &[2, 2, 2]);
         let taken = n.op("GatherND", &[&pixels, &indices], &[attr_int("batch_dims", 1)]);
@@ -161,7 +161,7 @@ fn whole_slices_move_and_elements_stay() {
         (n.op("Reshape", &[&taken, &shape], &[]), Some(CHANNELS))
     });
     check("GatherElements", StaticConv, &[11, 13, 18], Go, |n, v| {
-        // Fewer columns than there are.
+        // Fewer columns than the image has.
         let indices = n.ints_of(&[0, 3, 3, -3, 2].repeat(2 * 12 * 4), &[2, 12, 5, 4]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
     });
@@ -195,7 +195,7 @@ fn whole_slices_move_and_elements_stay() {
     }
 }
 
-/// The column of each row with the largest mean of X, `[2, 1, 4, 1]`.
+/// Returns the column of each row with the largest mean of X, `[2, 1, 4, 1]`.
 fn columns(n: &mut Builder) -> String {
     let mean = n.op("GlobalAveragePool", &["x"], &[]);
     let above = n.op("Sub", &["x", &mean], &[]);
@@ -228,8 +228,8 @@ fn indices_are_expanded_along_channels() {
                 (n.op("ScatterElements", &[v, &indices, &first], &attributes), Some(CHANNELS))
             });
         }
-        // What else reads the indices keeps them whole.
-        check(&format!("two readers of {repetition}"), StaticConv, &[16], Stay, |n, v| {
+        // A second consumer keeps all indices.
+        check(&format!("two consumers of {repetition}"), StaticConv, &[16], Stay, |n, v| {
             let columns = columns(n);
             let indices = repeated(n, &columns);
             let taken = n.op("GatherElements", &[v, &indices], &[attr_int("axis", 3)]);
@@ -239,13 +239,13 @@ fn indices_are_expanded_along_channels() {
             (n.op("Add", &[&taken, &looked_up], &[]), Some(CHANNELS))
         });
     }
-    check("channels along which elements are taken", StaticConv, &[13], Stay, |n, v| {
+    check("elements taken along the channels", StaticConv, &[13], Stay, |n, v| {
         let indices = n.ints_of(&[5, 3, 1, 0, 2, 7, 11, 4, 6, 8, 9, 10].repeat(48), &[2, 12, 4, 6]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 1)]), Some(CHANNELS))
     });
 }
 
-/// Index tuples that name every place of the batch, whose size is a symbol, and these channels.
+/// Returns index tuples of every position of the batch, whose size is symbolic, and of these channels.
 fn grid(n: &mut Builder, v: &str, channels: &[i64]) -> String {
     let (zero, one, first, last) = (n.ints_of(&[0], &[]), n.ints_of(&[1], &[]), n.ints(&[0]), n.ints(&[-1]));
     let shape = n.op("Shape", &[v], &[]);
@@ -262,7 +262,7 @@ fn grid(n: &mut Builder, v: &str, channels: &[i64]) -> String {
     n.op("Concat", &[&parts[0], &parts[1]], &[attr_int("axis", -1)])
 }
 
-/// `v[:, places] = 2 * v[:, places]`, as exporters write it.
+/// Computes `v[:, places] = 2 * v[:, places]`, as exporters write it.
 #[test]
 fn blocks_are_assigned() {
     let places: [&[i64]; 6] =
@@ -311,7 +311,7 @@ fn whole_values_are_assigned() {
 }
 
 #[test]
-fn indices_count_what_stays() {
+fn indices_among_channels_keep_all_channels() {
     check("TopK", MatMul, &[11, 13], Stay, |n, v| {
         let k = n.ints(&[5]);
         (n.ops("TopK", &[v, &k], &[], 2).swap_remove(0), Some(5))

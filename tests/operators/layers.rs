@@ -14,18 +14,18 @@ use crate::support::builder::Builder;
 pub(super) const ALL: &[fn()] = &[
     convolutions_lose_channels,
     transposed_convolutions_lose_channels,
-    groups_read_products,
-    outputs_that_nothing_reads_are_free,
+    grouped_convolutions_take_products_of_channels,
+    outputs_without_consumers_do_not_keep_channels,
     products_lose_channels,
-    norms_act_on_what_is_kept,
-    distributions_act_on_what_is_kept,
-    the_largest_is_marked,
+    norms_use_the_kept_channels,
+    softmax_uses_the_kept_channels,
+    hardmax_has_a_zero_gradient,
     standard_attention_loses_heads_or_dimensions,
-    heads_that_share_keys_have_slopes,
-    heads_that_share_keys_go_with_them,
-    attention_masks_have_slopes,
-    branches_read_what_stands_outside,
-    elements_are_scattered,
+    heads_that_share_keys_have_gradients,
+    heads_that_share_keys_are_removed_with_them,
+    attention_masks_have_gradients,
+    branches_that_depend_on_inputs_are_barriers,
+    scattered_elements_keep_all_channels,
 ];
 
 const C: i64 = CHANNELS;
@@ -64,7 +64,7 @@ fn transposed_convolutions_lose_channels() {
                 (n.op("ConvTranspose", &[v, &w, &b], &attributes), Some(C))
             });
         }
-        // A kernel that is longer than the stride, and one that is shorter, for which nothing is padded.
+        // A kernel longer than the stride, and one shorter than it, without padding.
         for kernel in [3, 1] {
             check(name, StaticConv, &[9, 13], Go, |n, v| {
                 let w = n.weight(&[C, per_group, kernel, kernel]);
@@ -76,16 +76,16 @@ fn transposed_convolutions_lose_channels() {
     }
 }
 
-/// A convolution of one pixel with groups.
+/// Adds a 1x1 convolution with groups.
 fn grouped(n: &mut Builder, v: &str, from: i64, to: i64, group: i64) -> String {
     let w = n.weight(&[to, from / group, 1, 1]);
     n.op("Conv", &[v, &w], &[attr_int("group", group)])
 }
 
-/// The channels that a convolution with groups reads are a product themselves: of repetitions, of the places in a block of
-/// pixels, of the groups of the convolution before, of digits that a reshape made.
+/// The input channels of a grouped convolution are a product themselves: of repetitions, of the positions in a block of
+/// pixels, of the groups of the previous convolution, or of digits from a Reshape.
 #[test]
-fn groups_read_products() {
+fn grouped_convolutions_take_products_of_channels() {
     for (group, filters) in [(2, 2), (2, 8), (3, 3), (4, 4), (6, 6), (12, 12), (24, 24), (24, 48), (8, 24)] {
         check(&format!("{filters} filters in {group} groups, of repetitions"), StaticConv, &[13], Go, |n, v| {
             let repeats = n.ints(&[1, 2, 1, 1]);
@@ -94,10 +94,16 @@ fn groups_read_products() {
         });
     }
     for (group, filters) in [(2, 2), (4, 4), (16, 16), (48, 48)] {
-        check(&format!("{filters} filters in {group} groups, of a block's places"), StaticConv, &[13], Go, |n, v| {
-            let v = n.op("SpaceToDepth", &[v], &[attr_int("blocksize", 2)]);
-            (grouped(n, &v, 4 * C, filters, group), Some(filters))
-        });
+        check(
+            &format!("{filters} filters in {group} groups, of the pixels of a block"),
+            StaticConv,
+            &[13],
+            Go,
+            |n, v| {
+                let v = n.op("SpaceToDepth", &[v], &[attr_int("blocksize", 2)]);
+                (grouped(n, &v, 4 * C, filters, group), Some(filters))
+            },
+        );
     }
     for (group, filters) in [(2, 2), (4, 4), (6, 6), (3, 9)] {
         check(&format!("{filters} filters in {group} groups, of a pixel shuffle"), StaticConv, &[13], Go, |n, v| {
@@ -115,7 +121,7 @@ fn groups_read_products() {
             (grouped(n, &v, first * columns, filters, group), Some(filters))
         });
     }
-    // Blocks of four of rows of three: every channel goes with every other.
+    // Shuffled channels: four blocks of rows of three. Any channel can be combined with any other.
     for (group, filters, fate) in [(2, 2, Go), (4, 8, Go), (3, 3, Stay)] {
         check(
             &format!("{filters} filters in {group} groups, of shuffled channels"),
@@ -131,7 +137,7 @@ fn groups_read_products() {
             },
         );
     }
-    // What stays of a block is one channel, which the convolution before computes four times.
+    // One channel of a block is left, which the previous convolution computes four times.
     check("a pixel shuffle to one channel", StaticConv, &[13], Go, |n, v| {
         let w = n.weight(&[4, C, 1, 1]);
         let v = n.op("Conv", &[v, &w], &[]);
@@ -144,14 +150,14 @@ fn groups_read_products() {
     });
 }
 
-/// Exporters name optional outputs that no one reads: the places of maxima, moments, a mask.
+/// Exporters name optional outputs that have no consumer: the indices of maxima, moments, a mask.
 #[test]
-fn outputs_that_nothing_reads_are_free() {
+fn outputs_without_consumers_do_not_keep_channels() {
     check("MaxPool", Conv, &[11, 13, 18], Go, |n, v| {
         let attributes = [attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1, 1, 1, 1])];
         (n.ops("MaxPool", &[v], &attributes, 2).swap_remove(0), Some(C))
     });
-    check("MaxPool whose places are read", Conv, &[13], Stay, |n, v| {
+    check("MaxPool whose indices are used", Conv, &[13], Stay, |n, v| {
         let attributes = [attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1, 1, 1, 1])];
         let outputs = n.ops("MaxPool", &[v], &attributes, 2);
         let places = n.op("Cast", &[&outputs[1]], &[attr_int("to", 1)]);
@@ -164,7 +170,7 @@ fn outputs_that_nothing_reads_are_free() {
     });
 }
 
-/// `[2, C, 4, 6]` as rows `[48, C]`.
+/// Reshapes `[2, C, 4, 6]` to rows `[48, C]`.
 fn rows(n: &mut Builder, v: &str) -> String {
     let shape = n.ints(&[-1, C]);
     let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
@@ -204,10 +210,10 @@ fn products_lose_channels() {
     check("Einsum with ellipses", MatMul, &[13], Go, |n, v| {
         let equation = |text: &str| [attr_string("equation", text)];
         let w = n.weight(&[C, C]);
-        // Letters of the result in alphabetical order, after the ellipsis.
+        // The letters of the result are in alphabetical order, after the ellipsis.
         let y = n.op("Einsum", &[v, &w], &equation("...c,cd"));
         let scores = n.op("Einsum", &[v, &y], &equation("...id,...jd->...ij"));
-        // An axis of size one meets all others, and a lower rank the last axes of a higher.
+        // An axis of size one broadcasts, and an operand of lower rank is aligned to the last axes.
         let scale = n.weight(&[1, C]);
         let y = n.op("Einsum", &[&y, &scale], &equation("b...,...->b..."));
         (n.op("Einsum", &[&scores, &y], &equation("bij,bjd->bid")), Some(C))
@@ -236,7 +242,7 @@ fn products_lose_channels() {
 }
 
 #[test]
-fn norms_act_on_what_is_kept() {
+fn norms_use_the_kept_channels() {
     let epsilon = attr_float("epsilon", 1e-3);
     for inputs in [2, 3] {
         check("LayerNormalization", MatMul, &[17], Go, |n, v| {
@@ -274,19 +280,19 @@ fn norms_act_on_what_is_kept() {
 }
 
 #[test]
-fn distributions_act_on_what_is_kept() {
+fn softmax_uses_the_kept_channels() {
     for op in ["Softmax", "LogSoftmax"] {
         check(op, StaticConv, &[13], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 1)]), Some(C)));
         let pixels = format!("{op} of pixels");
         check(&pixels, StaticConv, &[13], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 3)]), Some(C)));
-        // Before opset 13, all axes from the given one on are one distribution.
+        // Before opset 13, all axes from the given one on form one distribution.
         check(&pixels, StaticConv, &[9, 11], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 2)]), Some(C)));
     }
 }
 
-/// Which index is the largest changes nowhere near by.
+/// The index of the largest element is constant in a neighbourhood.
 #[test]
-fn the_largest_is_marked() {
+fn hardmax_has_a_zero_gradient() {
     check("Hardmax", MatMul, &[13], Go, |n, v| {
         let mark = n.op("Hardmax", &[v], &[attr_int("axis", 2)]);
         (n.op("Add", &[v, &mark], &[]), Some(C))
@@ -311,7 +317,7 @@ fn standard_attention_loses_heads_or_dimensions() {
 
 /// Four heads of queries, two of keys and values.
 #[test]
-fn heads_that_share_keys_have_slopes() {
+fn heads_that_share_keys_have_gradients() {
     check("Attention of shared keys", MatMul, &[23], Go, |n, v| {
         let mut project = |v: &str, columns: i64| {
             let w = n.weight(&[C, columns]);
@@ -323,9 +329,9 @@ fn heads_that_share_keys_have_slopes() {
     });
 }
 
-/// The same by head: whole heads of keys and values go, with the queries that share them.
+/// The same by head: whole heads of keys and values are removed with the queries that share them.
 #[test]
-fn heads_that_share_keys_go_with_them() {
+fn heads_that_share_keys_are_removed_with_them() {
     check("Attention of shared keys by head", MatMul, &[23], Go, |n, v| {
         let mut by_head = |heads: i64, dims: i64| {
             let w = n.weight(&[C, heads * dims]);
@@ -342,9 +348,9 @@ fn heads_that_share_keys_go_with_them() {
     });
 }
 
-/// What is added to the scores follows from the activations, so that it has a gradient.
+/// The addend of the scores depends on the activations, so it has a gradient.
 #[test]
-fn attention_masks_have_slopes() {
+fn attention_masks_have_gradients() {
     check("Attention with scores to add", MatMul, &[23], Go, |n, v| {
         let w = n.weight(&[C, C]);
         let k = n.op("MatMul", &[v, &w], &[]);
@@ -356,7 +362,7 @@ fn attention_masks_have_slopes() {
         let attributes = [attr_int("q_num_heads", 3), attr_int("kv_num_heads", 3)];
         (n.op("Attention", &[v, &k, v, &scores], &attributes), Some(C))
     });
-    // Every row of a batch sees the first few of its keys.
+    // In every sample, only the first few keys are visible.
     check("Attention with lengths", MatMul, &[24], Go, |n, v| {
         let w = n.weight(&[C, C]);
         let k = n.op("MatMul", &[v, &w], &[]);
@@ -394,9 +400,9 @@ fn attention_masks_have_slopes() {
     });
 }
 
-/// Bodies of If are barriers, and read initializers that nothing else does.
+/// Bodies of If are barriers. Their initializers have no other consumers.
 #[test]
-fn branches_read_what_stands_outside() {
+fn branches_that_depend_on_inputs_are_barriers() {
     check("If", Conv, &[13], Stay, |n, v| {
         let zero = n.float(0.0);
         let mean = n.op("ReduceMean", &["x"], &[attr_int("keepdims", 0)]);
@@ -414,7 +420,7 @@ fn branches_read_what_stands_outside() {
 }
 
 #[test]
-fn elements_are_scattered() {
+fn scattered_elements_keep_all_channels() {
     for reduction in [None, Some("add")] {
         check("ScatterElements", StaticConv, &[18], Stay, |n, v| {
             let indices = n.ints_of(&[3, 1, 0, 2], &[1, 1, 2, 2]);

@@ -1,4 +1,5 @@
-//! Fused nodes in standard operators: where what they read is read then, under names that the file leaves free.
+//! Lowering of fused nodes: every input of a fused node is still consumed under a name of its own, and new names are
+//! unused ones.
 
 use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::graph::Reader;
@@ -12,7 +13,7 @@ use crate::support::files::save;
 
 const C: i64 = CHANNELS;
 
-/// A network of two layers around some operators, and what it is lowered to.
+/// Builds a network of two layers around some operators. Returns its analysis and its lowered form.
 fn lowered(build: impl FnOnce(&mut Builder, &str) -> (String, Option<i64>)) -> (Analysis, Lowered) {
     let folder = tempfile::tempdir().unwrap();
     let analysis = analyse(&load(&save(folder.path(), &MatMul.network(17, build))).unwrap()).unwrap();
@@ -21,22 +22,22 @@ fn lowered(build: impl FnOnce(&mut Builder, &str) -> (String, Option<i64>)) -> (
     (analysis, lowered)
 }
 
-/// The node of this operator.
+/// Returns the node of this operator.
 fn node(analysis: &Analysis, op_type: &str) -> usize {
     analysis.graph.nodes.iter().find(|node| node.proto.op_type == op_type).unwrap().id
 }
 
-/// The operators that read an input of a node.
+/// Returns the operators that consume an input of a node.
 fn readers(lowered: &Lowered, of: Reader) -> Vec<(&str, usize)> {
     let op_type = |node: usize| lowered.graph.nodes[node].proto.op_type.as_str();
     lowered.uses_of(of).iter().map(|at| (op_type(at.node), at.slot)).collect()
 }
 
 #[test]
-fn every_input_is_known_by_the_nodes_that_read_it() {
+fn every_input_of_a_fused_node_has_its_own_consumers() {
     let (analysis, lowered) = lowered(|n, v| {
         let (skip, shared) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
-        // One weight as scale and as what is added before.
+        // One weight as the scale and as the bias of the preceding addition.
         let inputs = [v, skip.as_str(), shared.as_str(), "", shared.as_str()];
         (n.fused("SkipLayerNormalization", &inputs, &[attr_float("epsilon", 1e-5)], 1).remove(0), Some(C))
     });
@@ -50,16 +51,16 @@ fn every_input_is_known_by_the_nodes_that_read_it() {
     for (of, origin) in lowered.origin_uses() {
         assert_eq!(lowered.origins[of.node], origin.node);
         let value = lowered.graph.nodes[of.node].input(of.slot);
-        assert_eq!(value, analysis.graph.nodes[origin.node].input(origin.slot), "values keep their ids");
+        assert_eq!(value, analysis.graph.nodes[origin.node].input(origin.slot), "values should keep their ids");
     }
-    // Nodes that are standard operators already are the same as before.
+    // Nodes that are standard operators are unchanged.
     let product = node(&analysis, "MatMul");
     assert_eq!(readers(&lowered, Reader { node: product, slot: 1 }), [("MatMul", 1)]);
     assert!(lowered.refused.is_empty());
 }
 
 #[test]
-fn new_names_leave_those_of_the_file_alone() {
+fn new_names_differ_from_those_of_the_file() {
     let (analysis, lowered) = lowered(|n, v| {
         let b = n.weight(&[C]);
         let y = n.fused("BiasGelu", &[v, &b], &[], 1).remove(0);

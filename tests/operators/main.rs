@@ -1,5 +1,6 @@
-//! Every operator between two layers: channels go through it or stay as its rule says, in every form that the opsets
-//! give it, what is left of the network verifies, and the gradients by its weights are those of the loss.
+//! Every operator between two layers, in every form that it has in the opsets. Channels are removed through it or kept,
+//! as its rule states. The pruned network is verified, and the gradients with respect to its weights agree with the
+//! loss.
 #![allow(clippy::unwrap_used)]
 
 mod around;
@@ -35,16 +36,17 @@ use support::builder::Builder;
 use support::files::save;
 use support::fixtures::runtime;
 
-/// What becomes of the first layer's output channels.
+/// The fate of the first layer's output channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    /// Some go.
+    /// Some are removed.
     Go,
-    /// All stay.
+    /// All are kept.
     Stay,
 }
 
-/// Puts operators between two layers, checks the gradients, prunes, and verifies, for each of the opsets.
+/// Builds a network with operators between two layers, checks the gradients, prunes, and verifies, for each of the
+/// opsets.
 fn check(
     name: &str,
     around: Around,
@@ -87,7 +89,7 @@ fn check(
     }
 }
 
-/// Every operator has a gradient that a network here exercises, or stands on the list of those that need none.
+/// Every operator has a gradient that a network of these tests exercises, or is on the list of those that need none.
 #[test]
 fn every_gradient_is_checked() {
     let tests = [

@@ -8,14 +8,14 @@ use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
-    reductions_act_on_what_is_kept,
-    digits_of_channels_are_mixed,
-    digits_of_channels_are_reduced_away,
-    pooling_leaves_channels_alone,
-    sums_along_an_axis_need_all_of_it,
-    quantisation_passes_channels_through,
-    scales_of_integers_have_slopes,
-    random_numbers_pass_by,
+    reductions_use_the_kept_channels,
+    digits_that_an_operator_mixes_are_kept_whole,
+    digits_of_channels_can_be_reduced,
+    pooling_does_not_couple_channels,
+    cumulative_sums_keep_their_axis_whole,
+    channels_are_removed_through_quantisation,
+    scales_of_quantised_weights_have_gradients,
+    random_numbers_do_not_depend_on_channels,
 ];
 
 const REDUCTIONS: [&str; 10] = [
@@ -31,9 +31,9 @@ const REDUCTIONS: [&str; 10] = [
     "ReduceSumSquare",
 ];
 
-/// A reduction by an attribute or an input.
+/// Adds a reduction, with axes by an attribute or by an input.
 fn reduce(n: &mut Builder, op: &str, v: &str, axes: &[i64], keepdims: i64) -> String {
-    // Logarithms need what is positive.
+    // Logarithms need positive inputs.
     let v = if op == "ReduceLogSum" { n.op("Abs", &[v], &[]) } else { v.to_owned() };
     let keepdims = attr_int("keepdims", keepdims);
     if n.opset >= if op == "ReduceSum" { 13 } else { 18 } {
@@ -44,7 +44,7 @@ fn reduce(n: &mut Builder, op: &str, v: &str, axes: &[i64], keepdims: i64) -> St
 }
 
 #[test]
-fn reductions_act_on_what_is_kept() {
+fn reductions_use_the_kept_channels() {
     for op in REDUCTIONS {
         check(op, Conv, &[11, 13, 18], Go, |n, v| {
             let statistic = reduce(n, op, v, &[1], 1);
@@ -57,7 +57,7 @@ fn reductions_act_on_what_is_kept() {
         check(op, Conv, &[13, 18], Go, |n, v| {
             let mut positive = n.op("Sigmoid", &[v], &[]);
             if op == "ReduceProd" {
-                // Near one, so that the product of them all is a number.
+                // Near one, so that the product of all elements is finite.
                 let small = n.float(0.01);
                 let exponent = n.op("Mul", &[v, &small], &[]);
                 positive = n.op("Exp", &[&exponent], &[]);
@@ -71,7 +71,8 @@ fn reductions_act_on_what_is_kept() {
     });
 }
 
-/// Channels as digits: rows of three or four along an axis of their own, of which some operator mixes one.
+/// Checks a network whose channels are split into rows of three or four, with an operator that mixes one of these
+/// digits.
 fn of_digits(name: &str, build: impl Fn(&mut Builder, &str) -> String) {
     check(name, StaticConv, &[17], Go, |n, v| {
         let (split, joined) = (n.ints(&[0, 3, 4, 4, 6]), n.ints(&[0, CHANNELS, 4, 6]));
@@ -82,7 +83,7 @@ fn of_digits(name: &str, build: impl Fn(&mut Builder, &str) -> String) {
 }
 
 #[test]
-fn digits_of_channels_are_mixed() {
+fn digits_that_an_operator_mixes_are_kept_whole() {
     of_digits("nothing", |n, v| n.op("Relu", &[v], &[]));
     for axis in [1, 2] {
         for op in ["Softmax", "LogSoftmax", "LpNormalization"] {
@@ -119,9 +120,9 @@ fn digits_of_channels_are_mixed() {
     });
 }
 
-/// The axis that is left is a digit of the channels.
+/// A digit of the channels is left as an axis.
 #[test]
-fn digits_of_channels_are_reduced_away() {
+fn digits_of_channels_can_be_reduced() {
     for (axes, channels) in [(&[1][..], 4), (&[2], 3)] {
         check(&format!("ReduceMean along {axes:?}"), StaticConv, &[17], Go, |n, v| {
             let split = n.ints(&[0, 3, 4, 4, 6]);
@@ -133,7 +134,7 @@ fn digits_of_channels_are_reduced_away() {
 }
 
 #[test]
-fn pooling_leaves_channels_alone() {
+fn pooling_does_not_couple_channels() {
     for op in ["MaxPool", "AveragePool", "LpPool"] {
         for ceil in [0, 1] {
             let opsets: &[i64] = if op == "LpPool" && ceil == 1 { &[18] } else { &[11, 13, 18] };
@@ -154,7 +155,7 @@ fn pooling_leaves_channels_alone() {
 }
 
 #[test]
-fn sums_along_an_axis_need_all_of_it() {
+fn cumulative_sums_keep_their_axis_whole() {
     for (axis, fate) in [(2, Go), (1, Stay)] {
         check("CumSum", Conv, &[11, 14], fate, |n, v| {
             let axis = n.ints_of(&[axis], &[]);
@@ -177,7 +178,7 @@ fn sums_along_an_axis_need_all_of_it() {
 }
 
 #[test]
-fn quantisation_passes_channels_through() {
+fn channels_are_removed_through_quantisation() {
     check("one scale", Conv, &[10, 13], Go, |n, v| {
         let scale = n.float(0.05);
         let v = n.op("QuantizeLinear", &[v, &scale], &[]);
@@ -190,9 +191,9 @@ fn quantisation_passes_channels_through() {
     });
 }
 
-/// Weights of integers, whose scales are floating point numbers.
+/// Integer weights with float scales.
 #[test]
-fn scales_of_integers_have_slopes() {
+fn scales_of_quantised_weights_have_gradients() {
     for (per_channel, has_zero_point) in [(true, true), (true, false), (false, true), (false, false)] {
         check("DequantizeLinear of a constant", Conv, &[13, 21], Go, |n, v| {
             let values: Vec<f32> = (0..CHANNELS * CHANNELS).map(|at| (at * 37 % 101) as f32).collect();
@@ -211,7 +212,7 @@ fn scales_of_integers_have_slopes() {
 }
 
 #[test]
-fn random_numbers_pass_by() {
+fn random_numbers_do_not_depend_on_channels() {
     check("RandomNormal", Conv, &[13], Go, |n, v| {
         let zero = n.float(0.0);
         let noise = n.op("RandomNormal", &[], &[attr_ints("shape", &[1, 1, 1])]);

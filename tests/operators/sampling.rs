@@ -1,4 +1,4 @@
-//! Operators that read images at computed places, transform along positions, or compare neighbours.
+//! Operators that sample images at computed positions, transform along positions, or combine neighbours.
 
 use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
@@ -13,17 +13,17 @@ use crate::support::builder::Builder;
 pub(super) const ALL: &[fn()] = &[
     images_are_sampled_channel_by_channel,
     volumes_are_sampled_channel_by_channel,
-    columns_of_an_image_lose_its_channels,
-    crops_keep_the_axes_they_change,
+    columns_lose_the_channels_of_their_image,
+    cropped_axes_keep_all_channels,
     transforms_along_positions_leave_channels_alone,
-    neighbouring_channels_stay_neighbours,
+    operators_over_neighbouring_channels_keep_all_channels,
 ];
 
 const C: i64 = CHANNELS;
 
 #[test]
 fn images_are_sampled_channel_by_channel() {
-    // Places inside and outside of the image, beyond one reflection; none where a slope jumps.
+    // Positions inside and outside of the image, beyond one reflection. None is where the derivative jumps.
     let places: Vec<f32> = (0..2 * 3 * 5 * 2).map(|at| ((at * 37 % 61) as f32 / 30.0 - 1.0) * 1.7).collect();
     for (opset, mode) in [(16, "bilinear"), (16, "nearest"), (16, "bicubic"), (20, "linear"), (22, "cubic")] {
         for (padding, align) in
@@ -37,8 +37,8 @@ fn images_are_sampled_channel_by_channel() {
                 (n.op("GridSample", &[v, &grid], &attributes), Some(C))
             });
             let name = match mode {
-                "nearest" => "GridSample at learned places of which the nearest pixels count".to_owned(),
-                _ => format!("{what} at learned places"),
+                "nearest" => "nearest GridSample at learned positions".to_owned(),
+                _ => format!("{what} at learned positions"),
             };
             check(&name, StaticConv, &[opset], Go, |n, v| {
                 let grid = learned(n, &places, &[2, 3, 5, 2]);
@@ -50,11 +50,11 @@ fn images_are_sampled_channel_by_channel() {
         let grid = n.floats(&places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[attr_int("align_corners", 1)], 1).remove(0), Some(C))
     });
-    check("GridSample of com.microsoft at learned places", StaticConv, &[13], Go, |n, v| {
+    check("GridSample of com.microsoft at learned positions", StaticConv, &[13], Go, |n, v| {
         let grid = learned(n, &places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
     });
-    check("GridSample of com.microsoft at learned places, later", StaticConv, &[17], Go, |n, v| {
+    check("GridSample of com.microsoft at learned positions, later", StaticConv, &[17], Go, |n, v| {
         let grid = learned(n, &places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
     });
@@ -75,13 +75,13 @@ fn images_are_sampled_channel_by_channel() {
     });
 }
 
-/// Places that a weight moves a little.
+/// Positions to which a weight adds small offsets.
 fn learned(net: &mut Builder, places: &[f32], dims: &[i64]) -> String {
     let (places, moved) = (net.floats(places, dims), net.weight_around(dims, 0.0, 0.05));
     net.op("Add", &[&places, &moved], &[])
 }
 
-/// `[2, channels, 4, 6]` as volumes `[2, channels, 2, 2, 6]`.
+/// Reshapes `[2, channels, 4, 6]` to volumes `[2, channels, 2, 2, 6]`.
 fn volumes(net: &mut Builder, images: &str) -> String {
     let shape = net.ints(&[2, -1, 2, 2, 6]);
     net.op("Reshape", &[images, &shape], &[])
@@ -121,7 +121,7 @@ fn volumes_are_sampled_channel_by_channel() {
 }
 
 #[test]
-fn columns_of_an_image_lose_its_channels() {
+fn columns_lose_the_channels_of_their_image() {
     check("Col2Im", StaticConv, &[18], Go, |n, v| {
         let shape = n.ints(&[2, C, 24]);
         let columns = n.op("Reshape", &[v, &shape], &[]);
@@ -139,7 +139,7 @@ fn columns_of_an_image_lose_its_channels() {
 }
 
 #[test]
-fn crops_keep_the_axes_they_change() {
+fn cropped_axes_keep_all_channels() {
     for (axes, shape, fate) in [
         (Some(vec![2, -1]), vec![3, 8], Go),
         (Some(vec![1, 2]), vec![C, 2], Go),
@@ -208,7 +208,7 @@ fn transforms_along_positions_leave_channels_alone() {
 }
 
 #[test]
-fn neighbouring_channels_stay_neighbours() {
+fn operators_over_neighbouring_channels_keep_all_channels() {
     for size in [3, 5] {
         check("LRN", Conv, &[13], Stay, |n, v| {
             let attributes = [attr_int("size", size), attr_float("alpha", 0.5), attr_float("beta", 0.6)];

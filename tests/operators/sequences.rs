@@ -1,4 +1,4 @@
-//! Sequences of tensors, as `split`, `unbind` and lists of Python are written.
+//! Sequences of tensors, as exporters write `split`, `unbind` and Python lists.
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::Array;
@@ -17,7 +17,7 @@ use crate::support::builder::Builder;
 use crate::support::files::save;
 use crate::support::fixtures::runtime;
 
-/// The operators of sequences. One alone has no coupling: it is replaced by tensors where both ends are known.
+/// Sequence operators. They have no coupling rule: if length and positions are known, tensors replace them.
 pub(crate) const OPERATORS: &[&str] = &[
     "ConcatFromSequence",
     "SequenceAt",
@@ -31,21 +31,21 @@ pub(crate) const OPERATORS: &[&str] = &[
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
-    parts_of_channels_are_read_one_by_one,
-    parts_of_other_axes_leave_channels_alone,
+    channels_of_single_parts_are_removed,
+    parts_of_other_axes_do_not_couple_channels,
     lists_are_built_changed_and_joined,
-    what_is_not_known_keeps_its_channels,
+    sequences_with_unknown_positions_keep_all_channels,
 ];
 
 const C: i64 = CHANNELS;
 
-/// The tensor at a constant position of a sequence.
+/// Adds the tensor at a constant position of a sequence.
 fn at(n: &mut Builder, sequence: &str, position: i64) -> String {
     let position = n.ints_of(&[position], &[]);
     n.op("SequenceAt", &[sequence, &position], &[])
 }
 
-/// A sequence of parts along an axis.
+/// Adds a sequence of parts along an axis.
 fn split(n: &mut Builder, x: &str, size: Option<i64>, attributes: &[AttributeProto]) -> String {
     match size {
         None => n.op("SplitToSequence", &[x], attributes),
@@ -58,10 +58,10 @@ fn split(n: &mut Builder, x: &str, size: Option<i64>, attributes: &[AttributePro
 
 type Build = fn(&mut Builder, &str) -> (String, Option<i64>);
 
-/// Checks the networks, and that what is made of a file when it is read computes what ONNX Runtime makes of the file.
+/// Checks the networks, and that a loaded file without sequences computes what ONNX Runtime computes from the file.
 fn check_all(cases: &[(&str, Around, super::Fate, Build)]) {
     for (name, around, fate, build) in cases {
-        // Identity takes sequences from 14 on.
+        // Identity accepts sequences from opset 14 on.
         let opsets = if name.contains("Identity") { [14, 17, 20] } else { [11, 13, 20] };
         for opset in opsets {
             check(name, *around, &[opset], *fate, build);
@@ -70,7 +70,7 @@ fn check_all(cases: &[(&str, Around, super::Fate, Build)]) {
     }
 }
 
-/// Fails if what is made of a file is not what the file computes, or if sequences are left.
+/// Fails if the loaded model does not compute what the file computes, or if it still has sequences.
 fn assert_same(name: &str, file: &ModelProto) {
     let folder = tempfile::tempdir().unwrap();
     let model = load(&save(folder.path(), file)).unwrap();
@@ -93,7 +93,7 @@ fn assert_same(name: &str, file: &ModelProto) {
 }
 
 #[test]
-fn parts_of_channels_are_read_one_by_one() {
+fn channels_of_single_parts_are_removed() {
     check_all(&[
         ("SplitToSequence in halves", StaticConv, Go, |n, v| {
             let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
@@ -118,9 +118,9 @@ fn parts_of_channels_are_read_one_by_one() {
 }
 
 #[test]
-fn parts_of_other_axes_leave_channels_alone() {
+fn parts_of_other_axes_do_not_couple_channels() {
     check_all(&[
-        // The queries, keys and values of attention, `[L, N, 3, C / 3]` unbound.
+        // The queries, keys and values of attention, unbound from `[L, N, 3, C / 3]`.
         ("SplitToSequence without the axis", MatMul, Go, |n, v| {
             let shape = n.ints(&[0, 0, 3, C / 3]);
             let y = n.op("Reshape", &[v, &shape], &[]);
@@ -161,7 +161,7 @@ fn lists_are_built_changed_and_joined() {
             let list = n.op("SequenceInsert", &[&list, &y], &[]);
             let first = n.ints_of(&[0], &[]);
             let list = n.op("SequenceInsert", &[&list, &z, &first], &[]);
-            // z, v, y without v, then without the last.
+            // The list is z, v, y. Removes v, then the last.
             let second = n.ints_of(&[-2], &[]);
             let list = n.op("SequenceErase", &[&list, &second], &[]);
             let both = n.op("ConcatFromSequence", &[&list], &[attr_int("axis", 2)]);
@@ -170,7 +170,7 @@ fn lists_are_built_changed_and_joined() {
             let one = n.op("Concat", &[&one, &one], &[attr_int("axis", 2)]);
             (n.op("Add", &[&both, &one], &[]), Some(C))
         }),
-        // How many parts there are decides a size; what is read is split again.
+        // The number of parts determines a size. The tensor that depends on it is split again.
         ("SequenceLength and Identity", StaticConv, Go, |n, v| {
             let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
             let parts = n.op("Identity", &[&parts], &[]);
@@ -186,7 +186,7 @@ fn lists_are_built_changed_and_joined() {
 }
 
 #[test]
-fn what_is_not_known_keeps_its_channels() {
+fn sequences_with_unknown_positions_keep_all_channels() {
     // The position is that of the largest mean of the rows.
     check("SequenceAt at a computed position", StaticConv, &[13], Stay, |n, v| {
         let parts = split(n, v, None, &[attr_int("axis", 2)]);
@@ -196,7 +196,7 @@ fn what_is_not_known_keeps_its_channels() {
         n.declare(&y, &["2", "12", "1", "6"]);
         (y, Some(C))
     });
-    // A sequence that one reader knows and another does not.
+    // A sequence with two consumers, one of them at an unknown position.
     check("SequenceAt twice", StaticConv, &[13], Stay, |n, v| {
         let parts = split(n, v, None, &[attr_int("axis", 2)]);
         let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[0, 1, 3]), attr_int("keepdims", 0)]);
@@ -206,8 +206,8 @@ fn what_is_not_known_keeps_its_channels() {
         let z = at(n, &parts, 1);
         (n.op("Add", &[&y, &z], &[]), Some(C))
     });
-    // What that sequence was made of.
-    check("SequenceInsert read twice", StaticConv, &[13], Stay, |n, v| {
+    // The tensors that such a sequence is built from.
+    check("SequenceInsert with two consumers", StaticConv, &[13], Stay, |n, v| {
         let [y, z] = ["Sigmoid", "Tanh"].map(|op| n.op(op, &[v], &[]));
         let list = n.op("SequenceConstruct", &[v, &y], &[]);
         let list = n.op("SequenceInsert", &[&list, &z], &[]);
@@ -219,7 +219,7 @@ fn what_is_not_known_keeps_its_channels() {
         let z = at(n, &list, 1);
         (n.op("Add", &[&y, &z], &[]), Some(C))
     });
-    // A position that no sequence of that length has.
+    // A position beyond the end of the sequence.
     let network = StaticConv.network(13, |n, v| {
         let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
         (at(n, &parts, 2), Some(C / 2))

@@ -1,4 +1,4 @@
-//! Shapes behind operators that couple nothing: what follows them is known and prunes.
+//! Shape inference of operators without a coupling rule: layers that follow them are pruned.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ const INT64: i32 = 7;
 const STRING: i32 = 8;
 const BOOL: i32 = 9;
 
-/// An input of a node: a graph input of a type, or a constant.
+/// An input of a node: a graph input with its element type, or a constant.
 enum In {
     Of(i32, &'static [&'static str]),
     Weight(&'static [i64]),
@@ -29,7 +29,7 @@ enum In {
 }
 use In::{Byte, Int, None as Omitted, Of, Weight};
 
-/// The types and shapes that inference gives the outputs of a node.
+/// Infers the types and shapes of a node's outputs.
 fn inferred(opset: i64, op: &str, inputs: &[In], attributes: Vec<AttributeProto>, outputs: usize) -> Vec<String> {
     let mut n = Builder::with_opset(opset, 1);
     let mut names = Vec::new();
@@ -72,20 +72,20 @@ fn inferred(opset: i64, op: &str, inputs: &[In], attributes: Vec<AttributeProto>
     outputs.iter().map(|name| fact(name).map_or("unknown".to_owned(), Fact::describe)).collect()
 }
 
-/// X, W and Y with their scales and zero points, as quantised operators read them.
+/// Returns X, W and Y with their scales and zero points, as quantised operators take them.
 fn quantized(x: &'static [&'static str], w: &'static [i64]) -> Vec<In> {
     vec![Of(UINT8, x), Weight(&[]), Byte(&[]), Byte(w), Weight(&[]), Byte(&[]), Weight(&[]), Byte(&[])]
 }
 
-/// A node, and what inference gives: opset, names of operators of one meaning, inputs, attributes, types and shapes.
+/// A node and its inferred outputs: opset, names of equivalent operators, inputs, attributes, types and shapes.
 type Case = (i64, &'static str, Vec<In>, Vec<AttributeProto>, Vec<&'static str>);
 
-/// Operators of which only shapes are known, by `m:` those of ONNX Runtime's own domain.
+/// Returns the operators for which only shapes are inferred. The prefix `m:` stands for ONNX Runtime's domain.
 pub(crate) fn covered() -> BTreeSet<&'static str> {
     cases().iter().flat_map(|(_, ops, ..)| ops.split(' ')).chain(["Loop", "Scan"]).collect()
 }
 
-/// Values as the ONNX library and ONNX Runtime give them.
+/// Returns all cases. The expected values are those of the ONNX library and ONNX Runtime.
 fn cases() -> Vec<Case> {
     let x = || Of(FLOAT, &["t", "b", "4"]);
     let both = || vec![attr_int("hidden_size", 8), attr_string("direction", "bidirectional")];
@@ -353,7 +353,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn operators_without_a_coupling_have_shapes() {
+fn operators_without_a_coupling_rule_have_shapes() {
     for (opset, ops, inputs, attributes, expected) in cases() {
         for op in ops.split(' ') {
             assert_eq!(inferred(opset, op, &inputs, attributes.clone(), expected.len()), expected, "{op}");
@@ -361,7 +361,7 @@ fn operators_without_a_coupling_have_shapes() {
     }
 }
 
-/// A body with these inputs, nodes and outputs.
+/// Builds a body with these inputs, nodes and outputs.
 fn body(inputs: &[&str], nodes: &[(&str, &[&str], &str)], outputs: &[&str]) -> GraphProto {
     GraphProto {
         name: "body".to_owned(),
@@ -373,7 +373,7 @@ fn body(inputs: &[&str], nodes: &[(&str, &[&str], &str)], outputs: &[&str]) -> G
 }
 
 #[test]
-fn bodies_say_what_control_flow_gives() {
+fn outputs_of_control_flow_are_inferred_from_bodies() {
     let x = || Of(FLOAT, &["b", "t", "4"]);
     let go = |body| vec![attr_graph("body", body)];
     let same = body(
@@ -385,7 +385,7 @@ fn bodies_say_what_control_flow_gives() {
         inferred(17, "Loop", &[Int(3), Omitted, x()], go(same), 2),
         ["float32[b, t, 4]", "float32[?1, 1, 1, 1]"]
     );
-    // The axis that grows in every round is not known; the others are.
+    // An axis that grows in every iteration is unknown. The others are known.
     let mut grows = body(&["i", "c", "v"], &[("Identity", &["c"], "d"), ("Concat", &["v", "v"], "w")], &["d", "w"]);
     grows.node[1].attribute.push(attr_int("axis", 1));
     let grown = inferred(17, "Loop", &[Int(3), Omitted, x()], go(grows), 1);
@@ -400,7 +400,7 @@ fn bodies_say_what_control_flow_gives() {
         inferred(17, "Scan", &[Of(FLOAT, &["b", "4"]), x()], attributes, 2),
         ["float32[b, 4]", "float32[b, 4, t]"]
     );
-    // Branches see the values around them; where they differ, nothing is known.
+    // Branches can use outer values. If their sizes differ, the size is unknown.
     let mut doubled = body(&[], &[("Concat", &["in1", "in1"], "a")], &["a"]);
     doubled.node[0].attribute.push(attr_int("axis", 1));
     let branches = vec![
@@ -411,9 +411,9 @@ fn bodies_say_what_control_flow_gives() {
     assert!(given[0].starts_with("float32[b, ?") && given[0].ends_with(", 4]"), "{given:?}");
 }
 
-/// Two linear layers behind a node that couples nothing: the second loses what only it makes.
+/// Two linear layers after a node without a coupling rule: the channels between them are pruned.
 #[test]
-fn what_follows_a_barrier_prunes() {
+fn layers_after_a_barrier_are_pruned() {
     let mut n = Builder::new(2);
     let h = n.linear("x", 4, 8);
     let order = attr_ints("perm", &[1, 0, 2]);

@@ -1,4 +1,4 @@
-//! Operators that pass, cut, join or repeat axes.
+//! Operators that pass on, cut, join or repeat axes.
 
 use onnx_diffprune::onnx::{TensorProto, attr_int, attr_ints, attr_string, attr_tensor};
 
@@ -8,13 +8,13 @@ use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
-    elements_pass_through,
-    axes_of_size_one_come_and_go,
-    repeated_values_follow_the_channels_that_they_meet,
-    blocks_of_pixels_become_channels_and_back,
-    padding_keeps_its_place,
-    interpolation_leaves_channels_alone,
-    tokens_have_heads,
+    channels_are_removed_through_elementwise_copies,
+    axes_of_size_one_can_be_added_and_removed,
+    repeated_values_follow_the_channels_they_are_combined_with,
+    blocks_of_pixels_are_moved_to_channels_and_back,
+    padded_channels_are_kept,
+    interpolation_does_not_couple_channels,
+    tokens_are_split_into_heads,
 ];
 
 type Built = (String, Option<i64>);
@@ -24,7 +24,7 @@ fn whole(value: String) -> Built {
 }
 
 #[test]
-fn elements_pass_through() {
+fn channels_are_removed_through_elementwise_copies() {
     check("Identity", Conv, &[9, 21], Go, |n, v| whole(n.op("Identity", &[v], &[])));
     check("Dropout", Conv, &[9, 12, 13], Go, |n, v| whole(n.op("Dropout", &[v], &[])));
     check("Cast", Conv, &[9, 13, 20], Go, |n, v| {
@@ -40,7 +40,7 @@ fn elements_pass_through() {
         whole(n.op("Clip", &[v, &low, &high], &[]))
     });
     check("Where", Conv, &[9, 16], Go, |n, v| {
-        // A maximum: the choice changes where both are equal, so that the loss has a slope.
+        // A maximum: both operands are equal where the selection changes, so the loss has a derivative.
         let other = n.weight(&[CHANNELS, 1, 1]);
         let condition = n.op("Greater", &[v, &other], &[]);
         whole(n.op("Where", &[&condition, v, &other], &[]))
@@ -60,7 +60,7 @@ fn squeeze(n: &mut Builder, op: &str, v: &str, axis: i64) -> String {
 }
 
 #[test]
-fn axes_of_size_one_come_and_go() {
+fn axes_of_size_one_can_be_added_and_removed() {
     check("Unsqueeze and Squeeze", Conv, &[11, 13, 21], Go, |n, v| {
         let v = squeeze(n, "Unsqueeze", v, 2);
         let v = n.op("Relu", &[&v], &[]);
@@ -74,7 +74,7 @@ fn axes_of_size_one_come_and_go() {
 }
 
 #[test]
-fn repeated_values_follow_the_channels_that_they_meet() {
+fn repeated_values_follow_the_channels_they_are_combined_with() {
     check("Expand to a constant shape", Conv, &[9, 13], Go, |n, v| {
         let (one, shape) = (n.weight(&[1, 1, 1, 1]), n.ints(&[1, CHANNELS, 1, 1]));
         let bias = n.op("Expand", &[&one, &shape], &[]);
@@ -88,7 +88,7 @@ fn repeated_values_follow_the_channels_that_they_meet() {
         let bias = n.op("Expand", &[&row, &shape], &[]);
         whole(n.op("Add", &[v, &bias], &[]))
     });
-    check("copies that only a weight reads", Conv, &[13], Go, |n, v| {
+    check("copies that only a weight consumes", Conv, &[13], Go, |n, v| {
         let shape = n.ints(&[1, 6, 1, 1]);
         let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[1])]);
         let copies = n.op("Expand", &[&mean, &shape], &[]);
@@ -111,7 +111,7 @@ fn repeated_values_follow_the_channels_that_they_meet() {
 }
 
 #[test]
-fn blocks_of_pixels_become_channels_and_back() {
+fn blocks_of_pixels_are_moved_to_channels_and_back() {
     for mode in ["DCR", "CRD"] {
         check(mode, Conv, &[11, 13], Go, |n, v| {
             let attributes = [attr_int("blocksize", 2), attr_string("mode", mode)];
@@ -123,7 +123,7 @@ fn blocks_of_pixels_become_channels_and_back() {
     });
 }
 
-/// A Pad by an attribute or an input.
+/// Adds a Pad, by an attribute or by an input.
 fn pad(n: &mut Builder, v: &str, mode: &str, pads: &[i64]) -> String {
     let mode = attr_string("mode", mode);
     if n.opset < 11 {
@@ -134,7 +134,7 @@ fn pad(n: &mut Builder, v: &str, mode: &str, pads: &[i64]) -> String {
 }
 
 #[test]
-fn padding_keeps_its_place() {
+fn padded_channels_are_kept() {
     for mode in ["constant", "reflect", "edge"] {
         check(mode, Conv, &[9, 11, 13, 18], Go, |n, v| whole(pad(n, v, mode, &[0, 0, 1, 1, 0, 0, 1, 1])));
     }
@@ -145,7 +145,7 @@ fn padding_keeps_its_place() {
         (pad(n, v, "constant", &[0, -2, 0, 0, 0, 0, 0, 0]), Some(CHANNELS - 2))
     });
     check("by computed amounts", Conv, &[11, 13, 18], Go, |n, v| {
-        // As many rows below as there are.
+        // As many rows below the image as it has.
         let (shape, two) = (n.op("Shape", &[v], &[]), n.ints(&[2]));
         let rows = n.op("Gather", &[&shape, &two], &[attr_int("axis", 0)]);
         let (none, last) = (n.ints(&[0; 6]), n.ints(&[0]));
@@ -159,7 +159,7 @@ fn padding_keeps_its_place() {
 }
 
 #[test]
-fn interpolation_leaves_channels_alone() {
+fn interpolation_does_not_couple_channels() {
     check("Upsample", Conv, &[9], Go, |n, v| {
         let scales = n.floats(&[1.0, 1.0, 2.0, 2.0], &[4]);
         whole(n.op("Upsample", &[v, &scales], &[]))
@@ -197,7 +197,7 @@ fn interpolation_leaves_channels_alone() {
 }
 
 #[test]
-fn tokens_have_heads() {
+fn tokens_are_split_into_heads() {
     check("Reshape and Transpose", MatMul, &[9, 13], Go, |n, v| {
         let (heads, tokens) = (n.ints(&[0, -1, 3, 4]), n.ints(&[0, -1, CHANNELS]));
         let v = n.op("Reshape", &[v, &heads], &[]);

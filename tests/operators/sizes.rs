@@ -1,5 +1,5 @@
-//! Symbolic sizes of inputs: what a weight fixes is that, what meets another follows it, and `--size` may say otherwise only
-//! where the network runs so.
+//! Symbolic sizes of inputs: a weight can fix a size, an axis combined with another has its size, and `--size` may
+//! choose another only if the network can run at it.
 
 use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
@@ -13,12 +13,12 @@ use crate::support::builder::{Builder, node, value_of};
 use crate::support::cuts::prune_model;
 use onnx_diffprune::onnx::ValueInfoProto;
 
-/// A graph input of floats.
+/// Builds a float32 graph input.
 fn input(name: &str, sizes: &[&str]) -> ValueInfoProto {
     value_of(name, 1, Some(sizes))
 }
 
-/// The model that gives the named value.
+/// Returns the model whose output is the named value.
 fn finish(mut n: Builder, inputs: Vec<ValueInfoProto>, output: &str) -> ModelProto {
     n.graph.node.push(node("last", "Identity", &[output], &["y"]));
     n.graph.input = inputs;
@@ -35,7 +35,7 @@ fn analysed(model: &ModelProto) -> Result<Analysis, onnx_diffprune::error::Error
     analyse(&from_bytes("net.onnx".as_ref(), model.encode_to_vec().into())?)
 }
 
-/// Two convolutions behind what `build` makes of the inputs, which gives `from` channels.
+/// Builds two convolutions after the nodes of `build`, which return `from` channels.
 fn with_convolutions(inputs: Vec<ValueInfoProto>, from: i64, build: impl FnOnce(&mut Builder) -> String) -> ModelProto {
     let mut n = Builder::new(3);
     let h = build(&mut n);
@@ -47,7 +47,7 @@ fn with_convolutions(inputs: Vec<ValueInfoProto>, from: i64, build: impl FnOnce(
 
 const SAMPLE: [&str; 4] = ["batch", "channels", "height", "width"];
 
-/// Expects that the symbol `channels` is fixed, and that the network then prunes and verifies without further ado.
+/// Asserts that the symbol `channels` is fixed, and that the network can be pruned and verified without any `--size`.
 fn check_fixed(what: &str, model: &ModelProto, expected: i64) {
     let analysis = analysed(model).unwrap_or_else(|error| panic!("{what}: {error}"));
     let fixed: Vec<_> = analysis.facts.fixed.iter().map(|(name, by)| (name.as_str(), by.size)).collect();
@@ -65,7 +65,7 @@ fn check_fixed(what: &str, model: &ModelProto, expected: i64) {
 }
 
 #[test]
-fn the_first_weight_that_an_axis_meets_fixes_it() {
+fn the_first_weight_along_an_axis_fixes_its_size() {
     let sample = || vec![input("x", &SAMPLE)];
     check_fixed("Conv", &with_convolutions(sample(), 4, |_| "x".to_owned()), 4);
     let elementwise = |n: &mut Builder| {
@@ -91,7 +91,7 @@ fn the_first_weight_that_an_axis_meets_fixes_it() {
         n.op("Pad", &["x", &pads], &[attr_string("mode", "constant")])
     };
     check_fixed("Pad", &with_convolutions(sample(), 5, padded), 4);
-    // Blocks of pixels as channels, written as Reshape and Transpose with sizes that the graph computes.
+    // Blocks of pixels as channels, by Reshape and Transpose with sizes that the graph computes.
     let blocks = |n: &mut Builder| {
         let shape = n.op("Shape", &["x"], &[]);
         let (two, four) = (n.ints(&[2]), n.ints(&[4]));
@@ -111,7 +111,7 @@ fn the_first_weight_that_an_axis_meets_fixes_it() {
     check_fixed("Reshape", &with_convolutions(sample(), 16, blocks), 4);
 }
 
-/// Products fix the last axis, norms and scales of channels the one that they act on.
+/// Matrix products fix the last axis. Norms and scales fix the axis of their channels.
 #[test]
 fn every_kind_of_weight_fixes_an_axis() {
     let tokens = || vec![input("x", &["batch", "seq", "channels"])];
@@ -162,7 +162,7 @@ fn every_kind_of_weight_fixes_an_axis() {
 }
 
 #[test]
-fn slices_reach_into_an_axis() {
+fn slices_bound_the_size_of_an_axis() {
     let model = with_convolutions(vec![input("x", &["batch", "c", "height", "width"])], 4, |n| {
         let (start, end, axis) = (n.ints(&[0]), n.ints(&[4]), n.ints(&[1]));
         n.op("Slice", &["x", &start, &end, &axis], &[])
@@ -172,7 +172,7 @@ fn slices_reach_into_an_axis() {
     assert_eq!(sizes_for(&analysis.facts, &[("c".to_owned(), 9)].into())["c"], 9);
     let pruned = prune_model(&model, &PruneOptions::by_magnitude(Target::Ratio(0.5)));
     assert!(pruned.report().passed, "{:?}", pruned.report());
-    // The other part of a split by slices is a weight's.
+    // The other part of an axis that slices divide is fixed by a weight.
     let model = with_convolutions(vec![input("x", &SAMPLE)], 5, |n| {
         let (start, end, axis) = (n.ints(&[4]), n.ints(&[i64::MAX]), n.ints(&[1]));
         n.op("Slice", &["x", &start, &end, &axis], &[])
@@ -181,7 +181,7 @@ fn slices_reach_into_an_axis() {
 }
 
 #[test]
-fn what_no_network_can_run_at_is_refused_with_both_sides() {
+fn contradicting_sizes_are_refused_with_both_values() {
     let mut n = Builder::new(4);
     let (a, b) = (n.conv("x", 4, 8, 1, 1), n.conv("x", 5, 8, 1, 1));
     let y = n.op("Add", &[&a, &b], &[]);
@@ -191,7 +191,7 @@ fn what_no_network_can_run_at_is_refused_with_both_sides() {
     assert!(format!("{error:?}").contains("channels = 4"), "{error:?}");
 }
 
-/// A network with a time embedding, whose time input has the given axis.
+/// Builds a network with a time embedding, whose time input has the given axis.
 fn with_time(sample: &[&str], time: &[&str], expands: bool) -> ModelProto {
     let mut n = Builder::new(9);
     let mut t = "t".to_owned();
@@ -214,7 +214,7 @@ fn with_time(sample: &[&str], time: &[&str], expands: bool) -> ModelProto {
 }
 
 #[test]
-fn a_time_axis_of_its_own_has_the_size_of_the_batch() {
+fn an_independent_time_axis_has_the_size_of_the_batch() {
     let sizes = |model: &ModelProto| -> Vec<(i64, i64)> {
         let analysis = analysed(model).unwrap();
         let of = |sizes: &Sizes| (sizes.get("b").copied().unwrap_or(1), sizes["step"]);
@@ -227,14 +227,14 @@ fn a_time_axis_of_its_own_has_the_size_of_the_batch() {
     for expands in [false, true] {
         let symbolic = with_time(&["b", "4", "h", "w"], &["step"], expands);
         assert_eq!(sizes(&symbolic), [(1, 1), (1, 1), (2, 2)], "expanded: {expands}");
-        // At a batch of one, two steps would make two images of one, or fail.
+        // With a batch of one, two timesteps would turn one image into two, or fail.
         let fixed = with_time(&["1", "4", "h", "w"], &["step"], expands);
         assert!(sizes(&fixed).iter().all(|sizes| *sizes == (1, 1)), "expanded: {expands}");
     }
 }
 
 #[test]
-fn given_sizes_reach_what_is_tied_to_them() {
+fn given_sizes_also_set_those_tied_to_them() {
     let analysis = analysed(&with_time(&["b", "4", "h", "w"], &["step"], false)).unwrap();
     let sizes = |given: &[(&str, i64)]| {
         let given = given.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();

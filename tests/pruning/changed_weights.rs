@@ -1,5 +1,5 @@
-//! Cuts whose weights have changed since: written through the streaming writer, and verified against the original in
-//! which the new weights stand.
+//! Cuts whose weights have changed since: written by the streaming writer, and verified against the original with the
+//! new weights inserted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +24,7 @@ use crate::support::cuts::{Pruned, halved, prune, prune_model};
 use crate::support::files::save;
 use crate::support::fixtures::{FIXTURES, analysed_for_good, runtime};
 
-/// A file with changed weights and its plan.
+/// A file with changed weights, and its plan.
 pub(super) struct Changed<'p> {
     pruned: &'p Pruned,
     pub(super) plan: Plan,
@@ -44,7 +44,7 @@ fn tensor_mut<'m>(model: &'m mut ModelProto, name: &str) -> &'m mut TensorProto 
     model.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
 }
 
-/// Elements as random as a weight of this shape, in double precision.
+/// Returns random elements of the magnitude of a weight of this shape, in float64.
 fn random(dims: &[i64], seed: u64) -> Vec<f64> {
     let fan_in: i64 = dims.iter().skip(1).product();
     let spread = if dims.len() == 1 { 0.5 } else { (3.0 / fan_in as f64).sqrt() };
@@ -57,8 +57,8 @@ fn random_weight(dims: &[i64], seed: u64) -> Arc<dyn WeightSource> {
     Arc::new(MemoryWeight::of_doubles(dims, &random(dims, seed)))
 }
 
-/// Writes a cut with these weights changed, and biases (node, slot, axis, size) that it lacks; `cut` is what is taken for
-/// the verified cut.
+/// Writes a cut with these weights changed, and with added biases (node, slot, axis, size). `cut` is the file that
+/// counts as the verified cut.
 pub(super) fn change_of<'p>(
     pruned: &'p Pruned,
     weights: &[String],
@@ -98,7 +98,7 @@ impl Changed<'_> {
         verify_plan(analysis, &self.plan, plan, &load(file).unwrap(), runtime(), &options).unwrap()
     }
 
-    /// Verifies the file after a change that nobody names.
+    /// Verifies the file after a change that the plan does not list.
     fn verify_mutated(&self, change: impl FnOnce(&mut ModelProto)) -> VerifyReport {
         let mut model = decode(&self.path);
         change(&mut model);
@@ -108,7 +108,7 @@ impl Changed<'_> {
     }
 }
 
-/// Names of a few floating point initializers of every rank that the cut has sliced, spread over the network.
+/// Returns the names of a few sliced floating point initializers of every rank, spread over the network.
 pub(super) fn some_weights(pruned: &Pruned) -> Vec<String> {
     let model = decode(&pruned.path);
     let mut names = Vec::new();
@@ -132,7 +132,7 @@ pub(super) fn some_weights(pruned: &Pruned) -> Vec<String> {
 fn assert_passes(changed: &Changed<'_>, what: &str) {
     let report = changed.verify();
     assert!(report.passed && !report.runs.is_empty(), "{what}: {report:?}");
-    // The changes matter: for a cut of the original itself, the file does not pass.
+    // The changes matter: verified as a bare cut, the file fails.
     assert!(!changed.pruned.verify(&changed.path).passed, "{what}");
 }
 
@@ -158,12 +158,16 @@ fn changed_weights_of_committed_models_are_verified() {
             };
             assert_eq!((&new.dims, new.data_type, &*new.raw_data), (&old.dims, old.data_type, &*expected), "{name}");
         }
-        let said = after.metadata_props.iter().find(|entry| entry.key == "onnx_diffprune.changed_weights").unwrap();
-        assert!(weights.iter().all(|weight| said.value.contains(&format!("\"name\":\"{weight}\""))), "{}", said.value);
+        let listed = after.metadata_props.iter().find(|entry| entry.key == "onnx_diffprune.changed_weights").unwrap();
+        assert!(
+            weights.iter().all(|weight| listed.value.contains(&format!("\"name\":\"{weight}\""))),
+            "{}",
+            listed.value
+        );
     }
 }
 
-/// Two convolutions read one weight, and different channels of each go.
+/// Builds two convolutions with one shared weight, of which different channels are removed.
 fn shared_weight() -> ModelProto {
     let mut b = Builder::new(11);
     let shared = b.layer_weight(&[16, 3, 3, 3], 27);
@@ -185,7 +189,7 @@ pub(super) fn half_of(model: &ModelProto) -> Pruned {
 }
 
 #[test]
-fn every_reader_of_a_shared_weight_gets_its_own_copy() {
+fn every_consumer_of_a_shared_weight_gets_its_own_copy() {
     let pruned = half_of(&shared_weight());
     let forms: Vec<String> = pruned
         .cut
@@ -221,7 +225,7 @@ fn originals_with_external_data_are_verified_too() {
 }
 
 #[test]
-fn a_weight_that_the_graph_computed_changes_where_it_enters() {
+fn a_computed_weight_is_changed_at_its_folded_value() {
     let pruned = half_of(&chain(normalised));
     let after = decode(&pruned.path).graph.unwrap();
     let convs = after.node.iter().filter(|node| node.op_type == "Conv");
@@ -231,7 +235,7 @@ fn a_weight_that_the_graph_computed_changes_where_it_enters() {
     assert_passes(&change(&pruned, &kernels[2..3]), "one");
 }
 
-/// A convolution and a Gemm without biases.
+/// Builds a convolution and a Gemm without biases.
 pub(super) fn without_biases() -> (ModelProto, [String; 2]) {
     let mut b = Builder::new(5);
     let w = b.layer_weight(&[16, 3, 3, 3], 27);
@@ -259,18 +263,18 @@ fn biases_that_the_original_lacks_are_added() {
         nodes.iter().find(|node| node.output[0] == first).unwrap().clone()
     };
     assert_eq!(node(&decode(&changed.path)).input[2], format!("{first}/bias"));
-    // At the wrong channels of the original it would not pass.
+    // If the plan names other channels of the original, the file fails.
     let mut shifted = Changed { plan: changed.plan.clone(), ..change_of(&pruned, &[], &biases[..1], &pruned.path) };
     shifted.path.clone_from(&changed.path);
     let keep = shifted.plan.changed.as_mut().unwrap().biases[0].keep.as_mut().unwrap();
     let free = (0..16).find(|index| !keep.contains(index)).unwrap();
     keep[0] = free;
     assert!(!shifted.verify().passed);
-    // Nor with a bias that nobody names.
+    // It also fails with a bias that the plan does not list.
     shifted.plan.changed.as_mut().unwrap().biases.remove(0);
     let failure = shifted.verify().failure.unwrap();
     assert!(failure.contains(&format!("{first}/bias")), "{failure}");
-    // A slot that is taken, and a vector of another size, are refused.
+    // An occupied input and a vector of another size are refused.
     let mut changes = Changes::new(pruned.analysis, &pruned.cut.rewritten);
     let refused = changes.bias(&first, 1, 1, random_weight(&[8], 1)).unwrap_err().to_string();
     assert!(refused.contains("expected no input 1"), "{refused}");
@@ -279,7 +283,7 @@ fn biases_that_the_original_lacks_are_added() {
 }
 
 #[test]
-fn a_change_that_is_not_named_is_found_and_named() {
+fn a_change_that_the_plan_does_not_list_is_detected_and_named() {
     let pruned = halved(FIXTURES[0]);
     let weights = some_weights(pruned);
     let (named, other) = (&weights[..2], &weights[4]);
@@ -308,11 +312,11 @@ fn a_change_that_is_not_named_is_found_and_named() {
 }
 
 #[test]
-fn a_wrong_cut_beneath_changed_weights_is_found() {
+fn a_wrong_cut_with_changed_weights_is_detected() {
     let pruned = halved(FIXTURES[0]);
     let weights = some_weights(pruned);
     let (named, other) = (&weights[..2], weights.last().unwrap());
-    // The digest is that of a cut with two swapped channels, so only the comparison can tell.
+    // The digest is that of a cut with two swapped channels, so only the comparison can detect them.
     let mut cut = decode(&pruned.path);
     let swap = |model: &mut ModelProto| {
         let tensor = tensor_mut(model, other);
@@ -328,7 +332,7 @@ fn a_wrong_cut_beneath_changed_weights_is_found() {
     let report = changed.verify_mutated(swap);
     let failure = report.failure.unwrap();
     assert!(!report.passed && failure.contains(&format!("{other:?}")), "{failure}");
-    // The plan keeps a neighbour of what the file holds, of a weight that has changed.
+    // The plan keeps an index next to that in the file, for a weight that has changed.
     let mut changed = change(pruned, named);
     let plan = changed.plan.tensors.iter_mut().find(|plan| plan.tensor == named[0]).unwrap();
     let kept = plan.keep.values_mut().next().unwrap();
@@ -356,7 +360,7 @@ fn a_changed_weight_of_another_shape_or_type_is_refused() {
     let bytes = 4 * dims[0];
     assert!(refused.contains(&format!("{name:?}: expected {bytes} bytes, found {}", bytes - 4)), "{refused}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    // In a file, it fails verification.
+    // In a file, this fails verification.
     let changed = change(pruned, std::slice::from_ref(name));
     let report = changed.verify_mutated(|model| {
         let tensor = tensor_mut(model, name);
@@ -367,7 +371,7 @@ fn a_changed_weight_of_another_shape_or_type_is_refused() {
 }
 
 #[test]
-fn plans_carry_changes_to_the_command_line() {
+fn the_command_line_reads_changes_from_plans() {
     let folder = tempfile::tempdir().unwrap();
     let original = save(folder.path(), &shared_weight());
     let pruned = prune(analysed_for_good(load(&original).unwrap()), &PruneOptions::by_magnitude(Target::Ratio(0.5)));
@@ -386,12 +390,12 @@ fn plans_carry_changes_to_the_command_line() {
     };
     let done = run("verify", &changed.path, &plan);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    // The plan of the cut before, as it always was, is not that of the changed file.
+    // The plan of the bare cut is not that of the changed file.
     let before = folder.path().join("before.json");
     pruned.cut.plan.write(&before).unwrap();
     assert!(!std::fs::read_to_string(&before).unwrap().contains("changed"));
     assert_eq!(run("verify", &changed.path, &before).status.code(), Some(1));
-    // What the plan can repeat is the cut.
+    // The plan repeats the cut without the changes.
     let again = folder.path().join("again.onnx");
     let applied = run("apply", &again, &plan);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
@@ -401,7 +405,7 @@ fn plans_carry_changes_to_the_command_line() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_during_verification_leaves_no_reference_behind() {
+fn a_signal_during_verification_leaves_no_reference_file() {
     use std::os::unix::process::ExitStatusExt;
     let pruned = halved(FIXTURES[0]);
     let changed = change(pruned, &some_weights(pruned)[..1]);
@@ -423,13 +427,13 @@ fn a_signal_during_verification_leaves_no_reference_behind() {
         }
         let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success();
         let ended = child.wait().unwrap();
-        // It was done before it heard of the signal: once more.
+        // Verification ended before the signal arrived: repeat.
         if !sent || ended.success() {
             continue;
         }
         assert_eq!(ended.signal(), Some(15));
-        assert!(!has_begun(), "the reference is left behind");
+        assert!(!has_begun(), "the reference file is left behind");
         return;
     }
-    panic!("verification always ends before the signal");
+    panic!("verification always ended before the signal");
 }

@@ -1,4 +1,4 @@
-//! Cuts of what was cut and trained before, told as one cut of the first original.
+//! Cuts of networks that were cut and trained before, described as one cut of the first original.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::changed_weights::{change, change_of, half_of, some_weights, without_b
 use crate::support::cuts::prune;
 use crate::support::fixtures::{FIXTURES, analysed, fixture};
 
-/// Shapes and elements of all floating point initializers but scalars, whatever their names: sizes are patched anew by every
-/// cut.
+/// Returns shapes and elements of all floating point initializers except scalars, whatever their names: every cut
+/// patches sizes anew.
 fn weights(path: &Path) -> Vec<(Vec<i64>, Vec<u8>)> {
     let model = load(path).unwrap();
     let bytes = |tensor: &TensorProto| model.tensor_bytes(tensor).unwrap().into_owned();
@@ -29,7 +29,8 @@ fn weights(path: &Path) -> Vec<(Vec<i64>, Vec<u8>)> {
     all
 }
 
-/// Cuts a fifth of a file's channels, told as a cut of the original; the same without that is written beside it.
+/// Cuts a fifth of a file's channels, described as a cut of the original. Writes the same cut of the file alone beside
+/// it.
 fn cut_again(original: &Analysis, file: &Path, plan: &Plan, output: &Path) -> Staged {
     let runtime = Runtime::open(None).unwrap();
     let analysis = Model::open(file).unwrap().analyse().unwrap();
@@ -44,8 +45,8 @@ fn cut_again(original: &Analysis, file: &Path, plan: &Plan, output: &Path) -> St
     staged
 }
 
-/// The elements are those of the cut by itself, and the plan repeats the cut of the original: with no other weights, the
-/// very file.
+/// Asserts that the elements are those of the cut of the file alone, and that the plan repeats the cut of the original:
+/// byte for byte if no weights changed.
 fn compare(original: &Analysis, output: &Path) -> Plan {
     assert!(weights(output) == weights(&output.with_extension("alone.onnx")));
     let path = output.with_extension("plan.json");
@@ -64,7 +65,7 @@ fn compare(original: &Analysis, output: &Path) -> Plan {
 }
 
 #[test]
-fn three_cuts_of_every_fixture_are_one_of_the_original_with_the_weights_that_changed() {
+fn three_cuts_compose_to_one_cut_of_the_original_with_changed_weights() {
     for name in FIXTURES {
         let folder = tempfile::tempdir().unwrap();
         let pruned = prune(analysed(name), &PruneOptions::by_magnitude(Target::Ratio(0.2)));
@@ -84,7 +85,7 @@ fn three_cuts_of_every_fixture_are_one_of_the_original_with_the_weights_that_cha
 }
 
 #[test]
-fn two_cuts_of_unchanged_weights_are_one() {
+fn two_cuts_without_changed_weights_compose_to_one() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = Runtime::open(None).unwrap();
     let original = Model::open(fixture("dit_tiny.onnx")).unwrap().analyse().unwrap();
@@ -98,7 +99,7 @@ fn two_cuts_of_unchanged_weights_are_one() {
 }
 
 #[test]
-fn biases_that_came_with_a_fit_are_cut_again() {
+fn biases_that_a_refit_added_are_cut_again() {
     let folder = tempfile::tempdir().unwrap();
     let (model, [first, second]) = without_biases();
     let pruned = half_of(&model);
@@ -112,7 +113,7 @@ fn biases_that_came_with_a_fit_are_cut_again() {
 }
 
 #[test]
-fn cuts_of_other_kinds_do_not_compose() {
+fn incompatible_cuts_do_not_compose() {
     let original = Model::open(fixture("dit_tiny.onnx")).unwrap().analyse().unwrap();
     let cut = original.score(&ScoreOptions::magnitude(), None).unwrap().cut(Ratio(0.3)).unwrap();
     let folder = tempfile::tempdir().unwrap();

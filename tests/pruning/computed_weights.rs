@@ -17,10 +17,10 @@ use crate::support::cuts::{Pruned, prune, prune_model};
 use crate::support::files::save;
 use crate::support::fixtures::analysed_for_good;
 
-/// Makes, from the name of a kernel `[out, in, k, k]`, the name of what the convolution reads.
+/// Computes, from the name of a kernel `[out, in, k, k]`, the weight of the convolution, and returns its name.
 pub(super) type Prepare = fn(&mut Builder, &str) -> String;
 
-/// Every filter divided by its norm, as forced weight normalisation does.
+/// Divides every filter by its norm, as forced weight normalisation does.
 pub(super) fn normalised(b: &mut Builder, w: &str) -> String {
     let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.float(1e-4));
     let norm = b.op("ReduceL2", &[w, &axes], &[attr_int("keepdims", 1)]);
@@ -28,7 +28,7 @@ pub(super) fn normalised(b: &mut Builder, w: &str) -> String {
     b.op("Div", &[w, &norm], &[])
 }
 
-/// Every filter with mean zero and variance one, as weight standardisation does.
+/// Scales every filter to mean zero and variance one, as weight standardisation does.
 fn standardised(b: &mut Builder, w: &str) -> String {
     let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.float(1e-5));
     let mean = b.op("ReduceMean", &[w, &axes], &[attr_int("keepdims", 1)]);
@@ -41,7 +41,7 @@ fn standardised(b: &mut Builder, w: &str) -> String {
     b.op("Mul", &[&centred, &inverse], &[])
 }
 
-/// Only moved and scaled: nothing to compute ahead.
+/// Only scales and moves the kernel: there is nothing to fold.
 fn scaled(b: &mut Builder, w: &str) -> String {
     let half = b.float(0.5);
     let y = b.op("Transpose", &[w], &[attr_ints("perm", &[0, 1, 3, 2])]);
@@ -54,7 +54,7 @@ fn conv(b: &mut Builder, x: &str, from: i64, to: i64, prepare: Prepare) -> Strin
     b.op("Conv", &[x, &w, &bias], &[attr_ints("pads", &[1; 4])])
 }
 
-/// A chain as of a U-Net: down, up, and a skip connection that is concatenated.
+/// Builds a chain like that of a U-Net: down, up, and a concatenated skip connection.
 pub(super) fn chain(prepare: Prepare) -> ModelProto {
     let mut b = Builder::new(7);
     let first = conv(&mut b, "x", 3, 16, prepare);
@@ -73,7 +73,7 @@ fn at(ratio: f64) -> PruneOptions {
     PruneOptions::by_magnitude(Target::Ratio(ratio))
 }
 
-/// Prunes, verifies, and gives the share of the parameters that is left.
+/// Prunes and verifies. Returns the cut and the share of parameters that is left.
 fn share(model: &ModelProto, ratio: f64) -> (Pruned, f64) {
     let pruned = prune_model(model, &at(ratio));
     let report = pruned.report();
@@ -82,7 +82,7 @@ fn share(model: &ModelProto, ratio: f64) -> (Pruned, f64) {
     (pruned, share)
 }
 
-/// Elements of the floating point initializers of a file.
+/// Counts the elements of the floating point initializers of a file.
 fn float_elements(path: &Path) -> u64 {
     let model = load(path).unwrap();
     let floats = model.graph().initializer.iter().filter(|tensor| tensor.data_type == 1);
@@ -99,14 +99,14 @@ fn computed_kernels_are_pruned_like_any_other() {
         let after = load(&pruned.path).unwrap();
         assert!(after.graph().node.iter().all(|node| node.op_type != mixing), "{name}");
         assert_eq!(float_elements(&pruned.path), pruned.cut.after.parameters, "{name}");
-        // The plan names what the convolutions read.
+        // The plan names the computed weights of the convolutions.
         let is_computed = |tensor: &str| pruned.analysis.model.graph().node.iter().any(|node| node.output[0] == tensor);
         assert_eq!(pruned.cut.plan.tensors.iter().filter(|plan| is_computed(&plan.tensor)).count(), 5, "{name}");
     }
 }
 
 #[test]
-fn parameters_fall_with_the_ratio_and_never_grow() {
+fn parameters_decrease_with_the_ratio() {
     let mut last = 1.0;
     for ratio in [0.1, 0.3, 0.7] {
         let (_, share) = share(&chain(standardised), ratio);
@@ -116,7 +116,7 @@ fn parameters_fall_with_the_ratio_and_never_grow() {
 }
 
 #[test]
-fn the_cut_is_repeated_from_its_plan() {
+fn a_cut_of_computed_weights_is_repeated_from_its_plan() {
     let folder = tempfile::tempdir().unwrap();
     let path = save(folder.path(), &chain(normalised));
     let pruned = prune(analysed_for_good(load(&path).unwrap()), &at(0.5));
@@ -131,9 +131,9 @@ fn the_cut_is_repeated_from_its_plan() {
 }
 
 #[test]
-fn a_kernel_that_is_kept_by_name_is_computed_as_before() {
+fn a_kernel_that_is_kept_by_name_is_still_computed_in_the_graph() {
     let mut options = at(0.5);
-    // The first kernel: its output channels and all that they are tied to stay.
+    // The output channels of the first kernel and all channels tied to them are kept.
     options.cut.keep = vec![regex::Regex::new("^weight_0$").unwrap()];
     let pruned = prune_model(&chain(normalised), &options);
     let report = pruned.report();
@@ -150,7 +150,7 @@ fn a_kernel_that_is_kept_by_name_is_computed_as_before() {
 }
 
 #[test]
-fn a_kernel_that_is_read_raw_too_is_not_stored_twice() {
+fn a_kernel_that_is_also_used_directly_is_not_stored_twice() {
     let mut b = Builder::new(3);
     let w = b.layer_weight(&[16, 16, 3, 3], 144);
     let scaled = normalised(&mut b, &w);
@@ -163,15 +163,16 @@ fn a_kernel_that_is_read_raw_too_is_not_stored_twice() {
     let y = b.conv(&y, 16, 3, 3, 1);
     let (pruned, share) = share(&b.finish(&[1, 3, 8, 8], &y, &[1, 3, 8, 8]), 0.5);
     assert!(share <= 0.4, "{share}");
-    // The norms are constants now, one for every filter that is left.
+    // The norms are constants now, one for every kept filter.
     let after = load(&pruned.path).unwrap();
     assert!(after.graph().node.iter().all(|node| node.op_type != "ReduceL2"));
     assert!(after.graph().node.iter().any(|node| node.op_type == "Div"));
 }
 
 #[test]
-fn parts_of_a_computed_split_are_constants_of_their_own() {
-    // Shift, scale and gate of tokens that no input changes; nothing reads the gate, or it leaves the network.
+fn parts_of_a_computed_split_become_separate_constants() {
+    // Shift, scale and gate of tokens that depend on no input. The gate has no consumer, or is an output of the
+    // network.
     for is_held in [false, true] {
         let mut b = Builder::new(3);
         let (token, w) = (b.layer_weight(&[1, 32], 1), b.layer_weight(&[32, 96], 32));
@@ -197,7 +198,7 @@ fn parts_of_a_computed_split_are_constants_of_their_own() {
 }
 
 #[test]
-fn a_product_of_thin_factors_is_not_multiplied_out() {
+fn a_product_of_thin_factors_is_not_folded() {
     let mut b = Builder::new(5);
     let (down, up) = (b.layer_weight(&[64, 4], 64), b.layer_weight(&[4, 64], 4));
     let w = b.op("MatMul", &[&down, &up], &[]);
@@ -211,12 +212,12 @@ fn a_product_of_thin_factors_is_not_multiplied_out() {
 }
 
 #[test]
-fn long_chains_of_large_values_are_searched_in_a_moment() {
+fn long_chains_of_large_values_are_searched_quickly() {
     let mut b = Builder::new(5);
     let (w, axes, shape) = (b.layer_weight(&[16, 3, 1, 1], 3), b.ints(&[1]), b.ints(&[16, 48, 3, 3]));
     let norm = b.op("ReduceL2", &[&w, &axes], &[]);
     let mut large = b.op("Expand", &[&norm, &shape], &[]);
-    // Every value has two ways to its source, and is larger than that.
+    // Every value has two paths to its source, and has more elements than the source.
     for _ in 0..64 {
         large = b.op("Add", &[&large, &large], &[]);
     }
@@ -232,7 +233,7 @@ fn long_chains_of_large_values_are_searched_in_a_moment() {
 }
 
 #[test]
-fn random_numbers_are_never_computed_ahead() {
+fn random_numbers_are_never_folded() {
     let mut b = Builder::new(5);
     let w = b.layer_weight(&[16, 3, 3, 3], 27);
     let noise = b.op("RandomNormalLike", &[&w], &[]);
@@ -263,7 +264,7 @@ fn only_networks_that_compute_weights_need_onnx_runtime_for_a_dry_run() {
 }
 
 #[test]
-fn folded_values_are_what_enters_the_network() {
+fn folded_values_are_the_weights_of_the_convolutions() {
     let folder = tempfile::tempdir().unwrap();
     let model = load(&save(folder.path(), &chain(standardised))).unwrap();
     let analysis = analyse(&model).unwrap();
@@ -276,7 +277,7 @@ fn folded_values_are_what_enters_the_network() {
 }
 
 #[test]
-fn a_table_of_frequencies_is_no_weight() {
+fn a_table_of_frequencies_is_not_a_prunable_weight() {
     let mut b = Builder::new(5);
     let table = b.weight_around(&[1, 12], 1.0, 0.9);
     let angles = b.op("Mul", &["x", &table], &[]);
@@ -292,11 +293,11 @@ fn a_table_of_frequencies_is_no_weight() {
     let weights: Vec<&str> =
         analysis.prunable_weights().into_iter().map(|value| analysis.graph.values[value].name.as_str()).collect();
     assert!(!weights.contains(&table.as_str()), "{weights:?}");
-    assert!(weights.contains(&scale.as_str()), "a layer may have learned what this sine is taken of: {weights:?}");
+    assert!(weights.contains(&scale.as_str()), "the input of this sine may be learned: {weights:?}");
     let groups = &analysis.groupings(Default::default(), Default::default())[0].groups;
     let is_member = |group: &onnx_diffprune::couple::group::ChannelGroup| {
         let mut values = group.members.iter().map(|member| analysis.coupling.uses[member.weight].value);
         values.any(|value| analysis.graph.values[value].name == table)
     };
-    assert!(groups.iter().any(is_member), "its channels can go");
+    assert!(groups.iter().any(is_member), "the channels of the table should be prunable with others");
 }

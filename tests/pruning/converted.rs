@@ -13,7 +13,7 @@ use crate::support::builder::{Builder, node};
 use crate::support::cuts::{Pruned, prune_model};
 use crate::support::fixtures::runtime;
 
-/// A convolutional network with a norm, a constant of a node, a tiny and a huge constant.
+/// Builds a convolutional network with a norm, a constant of a node, a tiny and a huge constant.
 fn net() -> ModelProto {
     let mut b = Builder::new(5);
     let y = b.conv("x", 4, 32, 3, 1);
@@ -35,12 +35,12 @@ fn pruned_net() -> Pruned {
     prune_model(&net(), &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
-/// How a file is converted.
+/// The kind of conversion of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// Weights that are cast up, under another name before or behind the cast.
+    /// Weights are cast to float32. The weight is renamed, or the value after the cast.
     Weights { renames_weight: bool },
-    /// Everything, with casts at inputs and outputs or without.
+    /// Everything is converted, with or without casts at inputs and outputs.
     All { keeps_io: bool, clamps: bool },
 }
 
@@ -63,7 +63,7 @@ fn cast(name: &str, from: &str, to: &str, dtype: DataType) -> NodeProto {
     NodeProto { attribute: vec![attr_int("to", dtype as i64)], ..node(name, "Cast", &[from], &[to]) }
 }
 
-/// What a converter makes of a file.
+/// Converts a file as converters do.
 fn converted(model: &mut ModelProto, dtype: DataType, how: How) {
     let graph = model.graph.as_mut().unwrap();
     let is_float = |tensor: &TensorProto| tensor.data_type == DataType::Float as i32;
@@ -127,7 +127,7 @@ const WAYS: [How; 6] = [
 ];
 
 #[test]
-fn converted_files_are_compared_with_the_original_rounded_alike() {
+fn converted_files_are_compared_with_the_original_rounded_in_the_same_way() {
     let pruned = pruned_net();
     for dtype in [DataType::Float16, DataType::Bfloat16] {
         for how in WAYS {
@@ -144,7 +144,7 @@ fn converted_files_are_compared_with_the_original_rounded_alike() {
 }
 
 #[test]
-fn faults_of_converted_files_are_caught() {
+fn faults_in_converted_files_are_detected() {
     let pruned = pruned_net();
     for how in WAYS {
         let report = verified(&pruned, |model| {
@@ -157,19 +157,19 @@ fn faults_of_converted_files_are_caught() {
             bytes[..2 * row].rotate_left(row);
             weight.raw_data = bytes.into();
         });
-        assert!(!report.passed, "{how:?}: swapped rows went unnoticed");
+        assert!(!report.passed, "{how:?}: swapped rows were not detected");
         let report = verified(&pruned, |model| {
             converted(model, DataType::Float16, how);
             let graph = model.graph.as_mut().unwrap();
             let relu = graph.node.iter_mut().find(|node| node.op_type == "Sigmoid").unwrap();
             relu.op_type = "Relu".to_owned();
         });
-        assert!(!report.passed, "{how:?}: another activation went unnoticed");
+        assert!(!report.passed, "{how:?}: another activation was not detected");
     }
 }
 
 #[test]
-fn what_was_not_converted_is_no_conversion() {
+fn an_unconverted_file_is_not_verified_as_converted() {
     let pruned = pruned_net();
     let report = verified(&pruned, |_| ());
     assert!(report.passed && report.conversion.is_none(), "{report:?}");

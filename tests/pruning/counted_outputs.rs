@@ -6,9 +6,9 @@ use onnx_diffprune::prune::{PruneOptions, Target};
 use crate::support::builder::{Builder, value_of};
 use crate::support::cuts::prune_model;
 
-/// What an output counts stays; the rest of the network shrinks.
+/// Channels whose number is an output are kept. The rest of the network is pruned.
 #[test]
-fn channels_stay_whose_number_is_an_output() {
+fn channels_whose_number_is_an_output_are_kept() {
     for op in ["Shape", "Size"] {
         let mut b = Builder::new(1);
         let counted = b.conv("x", 3, 8, 3, 1);
@@ -23,8 +23,8 @@ fn channels_stay_whose_number_is_an_output() {
             let tensor = pruned.cut.plan.tensors.iter().find(|tensor| tensor.tensor == name);
             tensor.is_some_and(|tensor| tensor.keep.contains_key(&0))
         };
-        assert!(!loses_rows("weight_0"), "{op} of the first layer's channels is an output");
-        assert!(loses_rows("weight_2"), "{op}: no one counts the second layer's channels");
+        assert!(!loses_rows("weight_0"), "{op} of the first layer's channels is an output, so they should be kept");
+        assert!(loses_rows("weight_2"), "{op}: the second layer's channels should be pruned");
         assert!(pruned.report().passed, "{op}: {:?}", pruned.report());
     }
 }

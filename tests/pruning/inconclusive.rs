@@ -1,4 +1,4 @@
-//! Outputs that agree and yet prove nothing: zeros, tiny numbers, what is not a number, and what half precision rounds.
+//! Outputs that agree without proving anything: zeros, tiny numbers, NaN, and rounding in float16.
 
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::load::load;
@@ -11,7 +11,7 @@ use crate::support::builder::Builder;
 use crate::support::cuts::{Pruned, prune_model};
 use crate::support::fixtures::runtime;
 
-/// Two convolutions with an activation between them, and `end` behind them.
+/// Builds two convolutions with an activation between them, followed by the nodes of `end`.
 fn net(end: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
     let mut b = Builder::new(5);
     let y = b.conv("x", 3, 16, 3, 1);
@@ -25,13 +25,14 @@ fn pruned_net(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
-/// The output of the second convolution.
+/// Returns the output of the second convolution.
 fn second_conv(model: &ModelProto) -> String {
     let mut convs = model.graph.as_ref().unwrap().node.iter().filter(|node| node.op_type == "Conv");
     convs.nth(1).unwrap().output[0].clone()
 }
 
-/// The cut passes because of the values before the output, and a wrong one, whose file and plan agree, fails by them.
+/// Asserts that the cut passes by the values before the output, and that a misaligned cut, on which file and plan
+/// agree, fails by them.
 fn check_by_values(model: &ModelProto, not_finite: bool) {
     let pruned = pruned_net(model);
     let report = pruned.report();
@@ -41,14 +42,14 @@ fn check_by_values(model: &ModelProto, not_finite: bool) {
     let values = report.values.as_ref().unwrap();
     assert!(values.conclusive >= 3 && values.worst_relative < 1e-5, "{values:?}");
     let report = pruned.verify_misaligned(&second_conv(model), 1, 1);
-    assert!(report.runs[0].outputs[0].passed, "the output shows it without help: {report:?}");
-    assert!(!report.passed, "a wrong cut went unnoticed");
+    assert!(report.runs[0].outputs[0].passed, "the output alone detects the wrong cut: {report:?}");
+    assert!(!report.passed, "a wrong cut was not detected");
     assert_eq!(report.first_difference.unwrap().op, "Conv");
 }
 
 #[test]
-fn an_output_of_zeros_is_proved_by_the_values_before_it() {
-    // As exporters leave the zero-initialised last layer of an untrained network.
+fn an_output_of_zeros_is_verified_by_the_values_before_it() {
+    // As exporters write the zero-initialised last layer of an untrained network.
     let model = net(|b, y| {
         let zero = b.weight_around(&[8, 1, 1], 0.0, 0.0);
         b.op("Mul", &[y, &zero], &[])
@@ -58,7 +59,7 @@ fn an_output_of_zeros_is_proved_by_the_values_before_it() {
 }
 
 #[test]
-fn a_tiny_output_does_not_pass_by_the_absolute_tolerance_alone() {
+fn a_tiny_output_does_not_pass_by_absolute_tolerance_alone() {
     check_by_values(
         &net(|b, y| {
             let tiny = b.weight_around(&[8, 1, 1], 1e-8, 0.0);
@@ -69,7 +70,7 @@ fn a_tiny_output_does_not_pass_by_the_absolute_tolerance_alone() {
 }
 
 #[test]
-fn an_output_of_nan_is_proved_by_the_values_before_it() {
+fn an_output_of_nan_is_verified_by_the_values_before_it() {
     check_by_values(
         &net(|b, y| {
             let y = b.op("Abs", &[y], &[]);
@@ -80,7 +81,7 @@ fn an_output_of_nan_is_proved_by_the_values_before_it() {
     );
 }
 
-/// Norms of what the zeros of the input leave constant, so that their results are what rounding makes of it.
+/// Builds norms over values that are constant for an input of zeros, so that the results consist of rounding errors.
 fn ill_conditioned() -> ModelProto {
     let mut b = Builder::new(7);
     let mut y = "x".to_owned();
@@ -95,7 +96,7 @@ fn ill_conditioned() -> ModelProto {
 }
 
 #[test]
-fn what_rounding_alone_makes_of_an_input_is_inconclusive_and_no_fault() {
+fn outputs_that_consist_of_rounding_errors_are_inconclusive_not_failed() {
     let pruned = pruned_net(&ill_conditioned());
     let zeros = Array::new(vec![2, 3, 16, 16], ArrayData::F32(vec![0.0; 2 * 3 * 256])).unwrap();
     let options = VerifyOptions { inputs: Some(vec![("x".to_owned(), zeros)]), ..VerifyOptions::default() };
@@ -106,12 +107,12 @@ fn what_rounding_alone_makes_of_an_input_is_inconclusive_and_no_fault() {
     assert!(output.relative > 1e-4, "the network is not ill-conditioned: {output:?}");
     assert!(!output.conclusive && output.moved_by_rounding.is_some(), "{output:?}");
     assert!(report.notes.iter().any(|note| note.contains("inconclusive")), "{:?}", report.notes);
-    // On drawn inputs nothing is excused.
+    // Random inputs have no such exception.
     let drawn = pruned.report();
     assert!(drawn.passed && drawn.runs.iter().flat_map(|run| &run.outputs).all(|o| o.moved_by_rounding.is_none()));
 }
 
-/// A convolution, a branch of two behind a gate, and a last convolution.
+/// Builds a convolution, a branch of two convolutions behind a gate, and a last convolution.
 fn gated(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool) -> (ModelProto, String) {
     let mut b = Builder::new(9);
     let stem = b.conv("x", 3, 16, 3, 1);
@@ -130,7 +131,7 @@ fn gated(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool) -> (ModelPr
     (b.finish(&[2, 3, 8, 8], &y, &[2, 8, 8, 8]), branch)
 }
 
-/// A branch that the drawn inputs do not let through is proved, and a wrong cut of it is seen.
+/// Asserts that a branch behind a gate is verified, and that a misaligned cut of it is detected.
 fn check_gate(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool, is_open: bool) {
     let (model, branch) = gated(gate, zero_last);
     let pruned = pruned_net(&model);
@@ -139,15 +140,15 @@ fn check_gate(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool, is_ope
     assert!(report.passed && values.unproven.is_empty(), "{report:?}");
     assert_eq!(values.opened == 0, is_open, "{values:?}");
     let report = pruned.verify_misaligned(&branch, 1, 1);
-    assert!(report.runs[0].outputs[0].passed, "the output shows it without help: {report:?}");
+    assert!(report.runs[0].outputs[0].passed, "the output alone detects the wrong cut: {report:?}");
     let first = report.first_difference.as_ref().map(|first| &first.value);
-    assert_eq!(first, Some(&branch), "a wrong cut behind the gate went unnoticed: {report:?}");
+    assert_eq!(first, Some(&branch), "a wrong cut behind the gate was not detected: {report:?}");
 }
 
 #[test]
-fn a_branch_behind_a_closed_gate_is_looked_at() {
+fn a_branch_behind_a_closed_gate_is_verified() {
     for zero_last in [false, true] {
-        // LayerScale at zero, as a vector along channels and as one number.
+        // LayerScale at zero, as a vector along channels and as a scalar.
         check_gate(|b| b.weight_around(&[16, 1, 1], 0.0, 0.0), zero_last, false);
         check_gate(|b| b.float(0.0), zero_last, false);
         check_gate(|b| b.float(1e-7), zero_last, !zero_last);
@@ -164,7 +165,7 @@ fn a_branch_behind_a_closed_gate_is_looked_at() {
 }
 
 #[test]
-fn a_network_of_zeros_is_proved_on_noise() {
+fn a_network_of_zeros_is_verified_on_noise() {
     let mut model = net(|_, y| y.to_owned());
     for tensor in &mut model.graph.as_mut().unwrap().initializer {
         tensor.raw_data = vec![0; tensor.raw_data.len()].into();
@@ -179,8 +180,8 @@ fn a_network_of_zeros_is_proved_on_noise() {
 }
 
 #[test]
-fn values_of_which_nothing_can_be_proved_are_counted_and_listed() {
-    // Whatever the convolutions give, the sign of what lies above zero is one.
+fn inconclusive_values_are_counted_and_listed() {
+    // Whatever the convolutions compute, the sign of a positive value is one.
     let model = net(|b, y| {
         let y = b.op("Softplus", &[y], &[]);
         b.op("Sign", &[&y], &[])
@@ -199,7 +200,7 @@ fn values_of_which_nothing_can_be_proved_are_counted_and_listed() {
     assert_eq!((values.unproven[0].op.as_str(), values.compared - values.conclusive), ("Sign", 1));
 }
 
-/// The model with weights, input and output in bfloat16.
+/// Converts weights, input and output of the model to bfloat16.
 fn in_bfloat16(mut model: ModelProto) -> ModelProto {
     let graph = model.graph.as_mut().unwrap();
     for tensor in graph.initializer.iter_mut().filter(|tensor| tensor.element_type() == DataType::Float) {
@@ -217,12 +218,12 @@ fn in_bfloat16(mut model: ModelProto) -> ModelProto {
 }
 
 #[test]
-fn a_model_that_the_library_has_no_kernels_for_is_verified_in_float32() {
+fn a_model_without_kernels_for_its_type_is_verified_in_float32() {
     let pruned = pruned_net(&in_bfloat16(net(|_, y| y.to_owned())));
     let report = pruned.report();
     assert!(report.passed && !report.runs.is_empty(), "{report:?}");
     assert!(report.runs.iter().all(|run| run.widened) && report.worst() < 1e-4, "{report:?}");
     assert!(report.notes.iter().any(|note| note.contains("own precision")), "{report:?}");
     let report = pruned.verify_misaligned(&second_conv(&net(|_, y| y.to_owned())), 1, 1);
-    assert!(!report.passed, "a wrong cut went unnoticed");
+    assert!(!report.passed, "a wrong cut was not detected");
 }

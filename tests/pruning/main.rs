@@ -1,4 +1,4 @@
-//! Cuts and what their verification is worth.
+//! Cuts, and the faults that their verification detects.
 #![allow(clippy::unwrap_used)]
 
 mod changed_weights;

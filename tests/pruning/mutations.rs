@@ -1,4 +1,4 @@
-//! What verification is worth: every small mistake that a cut could make is caught, on several architectures.
+//! Mutation tests of verification: every small fault that a cut could have is detected, on several architectures.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use tempfile::NamedTempFile;
 use crate::support::cuts::{Pruned, halved, halved_across_groups};
 use crate::support::fixtures::{FIXTURES, fixture};
 
-/// Cuts of a U-Net and a transformer by two sets of options each, and of a U-Net in half precision.
+/// Returns cuts of a U-Net and a transformer by two sets of options each, and of a U-Net in float16.
 fn cuts() -> Vec<(&'static str, &'static Pruned)> {
     let mut cuts = Vec::new();
     for name in FIXTURES {
         cuts.push((name, halved(name)));
         if name.contains("fp16") {
-            // Slow: ONNX Runtime's CPU kernels convert around every node.
+            // Slow: for float16, ONNX Runtime's CPU kernels convert before and after every node.
             continue;
         }
         cuts.push((name, halved_across_groups(name)));
@@ -32,7 +32,7 @@ fn decode(path: &Path) -> ModelProto {
     ModelProto::decode(Bytes::from(std::fs::read(path).unwrap())).unwrap()
 }
 
-/// Writes a changed copy of the pruned file.
+/// Writes a modified copy of the pruned file.
 fn mutated(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> NamedTempFile {
     let mut model = decode(&pruned.path);
     change(&mut model);
@@ -48,7 +48,7 @@ fn is_weight(tensor: &TensorProto) -> bool {
         && matches!(tensor.element_type(), DataType::Float | DataType::Float16)
 }
 
-/// A few weights that the cut has sliced, spread over the network.
+/// Returns a few sliced weights, spread over the network.
 fn sliced_weights(pruned: &Pruned) -> Vec<String> {
     let model = decode(&pruned.path);
     let names: Vec<String> = model
@@ -70,7 +70,7 @@ fn tensor_mut<'m>(model: &'m mut ModelProto, name: &str) -> &'m mut TensorProto 
     model.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
 }
 
-/// Takes rows `order` of a weight's first axis.
+/// Reorders the rows of a weight's first axis.
 fn reorder(tensor: &mut TensorProto, order: Vec<usize>) {
     let dims: Vec<usize> = tensor.dims.iter().map(|size| *size as usize).collect();
     let element = tensor.element_type().byte_size().unwrap();
@@ -86,7 +86,7 @@ fn the_unmutated_cuts_pass() {
 }
 
 #[test]
-fn two_swapped_channels_of_one_weight_are_caught() {
+fn two_swapped_channels_of_one_weight_are_detected() {
     for (name, pruned) in cuts() {
         let weights = sliced_weights(pruned);
         assert!(weights.len() == 3, "{name}: {weights:?}");
@@ -99,7 +99,7 @@ fn two_swapped_channels_of_one_weight_are_caught() {
                 reorder(tensor, order);
             });
             let report = pruned.verify(file.path());
-            assert!(!report.passed, "{name}: swapped channels of {weight} went unnoticed");
+            assert!(!report.passed, "{name}: swapped channels of {weight} were not detected");
             let failure = report.failure.unwrap();
             assert!(failure.contains(&weight) && failure.contains("element [0"), "{name}: {failure}");
         }
@@ -107,19 +107,19 @@ fn two_swapped_channels_of_one_weight_are_caught() {
 }
 
 #[test]
-fn a_shifted_index_is_caught_in_the_file_and_in_the_plan() {
+fn a_shifted_index_is_detected_in_the_file_and_in_the_plan() {
     for (name, pruned) in cuts() {
         for weight in sliced_weights(pruned) {
-            // The file holds a neighbour of the row that the plan keeps.
+            // The file contains the row next to the one that the plan keeps.
             let file = mutated(pruned, |model| {
                 let tensor = tensor_mut(model, &weight);
                 let mut order: Vec<usize> = (0..tensor.dims[0] as usize).collect();
                 order[1] = order[2];
                 reorder(tensor, order);
             });
-            assert!(!pruned.verify(file.path()).passed, "{name}: a shifted row of {weight} went unnoticed");
+            assert!(!pruned.verify(file.path()).passed, "{name}: a shifted row of {weight} was not detected");
         }
-        // The plan keeps a neighbour of the row that the file holds.
+        // The plan keeps the row next to the one in the file.
         let report = pruned.verify_with(&pruned.path, |kept| {
             let both = |axes: &KeptAxes| axes.contains_key(&0) && axes.contains_key(&1);
             let reader = *kept.iter().filter(|(_, axes)| both(axes)).map(|(reader, _)| reader).min().unwrap();
@@ -129,12 +129,12 @@ fn a_shifted_index_is_caught_in_the_file_and_in_the_plan() {
             rows[0] = free;
             rows.sort_unstable();
         });
-        assert!(!report.passed, "{name}: a shifted index of the plan went unnoticed");
+        assert!(!report.passed, "{name}: a shifted index of the plan was not detected");
     }
 }
 
 #[test]
-fn a_dropped_bias_entry_is_caught() {
+fn a_dropped_bias_entry_is_detected() {
     for (name, pruned) in cuts() {
         let is_bias = |tensor: &TensorProto| {
             tensor.dims.len() == 1
@@ -158,16 +158,16 @@ fn a_dropped_bias_entry_is_caught() {
                 tensor.dims[0] -= 1;
                 tensor.raw_data = tensor.raw_data.slice(..tensor.raw_data.len() - element);
             });
-            // Some files become invalid outright; whatever can still be loaded must not pass.
+            // Some files become invalid. Those that can still be loaded must not pass.
             if load(file.path()).is_ok() {
-                assert!(!pruned.verify(file.path()).passed, "{name}: a short {bias} went unnoticed");
+                assert!(!pruned.verify(file.path()).passed, "{name}: a short {bias} was not detected");
             }
         }
     }
 }
 
 #[test]
-fn a_size_constant_that_was_left_is_caught() {
+fn an_unpatched_size_constant_is_detected() {
     let mut left = 0;
     for (name, pruned) in cuts() {
         let original = decode(&fixture(name)).graph.unwrap();
@@ -190,15 +190,15 @@ fn a_size_constant_that_was_left_is_caught() {
                 node.input[*slot] = old;
             });
             if load(file.path()).is_ok() {
-                assert!(!pruned.verify(file.path()).passed, "{name}: the old size of {output} went unnoticed");
+                assert!(!pruned.verify(file.path()).passed, "{name}: the old size of {output} was not detected");
             }
             left += 1;
         }
     }
-    assert!(left >= 4, "only {left} constants to leave");
+    assert!(left >= 4, "only {left} patched size constants found");
 }
 
-/// Nodes of the pruned file with an attribute or input of a kind, a few of them.
+/// Returns a few nodes of the pruned file with an attribute or input of some kind.
 fn some_nodes(pruned: &Pruned, is_it: impl Fn(&NodeProto) -> bool) -> Vec<usize> {
     let nodes = decode(&pruned.path).graph.unwrap().node;
     let found: Vec<usize> = nodes.iter().enumerate().filter(|(_, node)| is_it(node)).map(|(at, _)| at).collect();
@@ -206,7 +206,7 @@ fn some_nodes(pruned: &Pruned, is_it: impl Fn(&NodeProto) -> bool) -> Vec<usize>
     found.into_iter().step_by(step).collect()
 }
 
-/// The change is caught without a run, and the node is named.
+/// Asserts that the change is detected without a run, and that the node is named.
 fn check_node(name: &str, pruned: &Pruned, at: usize, change: impl FnOnce(&mut NodeProto)) {
     let mut node = String::new();
     let file = mutated(pruned, |model| {
@@ -215,12 +215,12 @@ fn check_node(name: &str, pruned: &Pruned, at: usize, change: impl FnOnce(&mut N
         change(proto);
     });
     let report = pruned.verify(file.path());
-    let failure = report.failure.unwrap_or_else(|| panic!("{name}: a change of {node} went unnoticed"));
+    let failure = report.failure.unwrap_or_else(|| panic!("{name}: a change of {node} was not detected"));
     assert!(failure.contains(&node) && report.runs.is_empty(), "{name}: {failure}");
 }
 
 #[test]
-fn changes_too_small_for_an_output_are_caught() {
+fn changes_too_small_to_affect_an_output_are_detected() {
     for (name, pruned) in cuts() {
         for at in some_nodes(pruned, |node| node.float("epsilon").is_some()) {
             check_node(name, pruned, at, |node| {
@@ -228,7 +228,7 @@ fn changes_too_small_for_an_output_are_caught() {
                 epsilon.f = epsilon.f.map(|epsilon| epsilon * 30.0);
             });
         }
-        // As the 0.044715 of a GELU by tanh, which the exporter writes as a node.
+        // For example the 0.044715 of a tanh GELU, which the exporter writes as a Constant node.
         let is_number = |node: &NodeProto| {
             node.tensor("value")
                 .is_some_and(|tensor| tensor.element_type() == DataType::Float && tensor.dims.is_empty())
@@ -250,7 +250,7 @@ fn changes_too_small_for_an_output_are_caught() {
 }
 
 #[test]
-fn one_element_of_any_constant_is_caught() {
+fn a_change_of_one_element_of_any_constant_is_detected() {
     for (name, pruned) in cuts() {
         let graph = decode(&pruned.path).graph.unwrap();
         let is_float = |tensor: &&TensorProto| {
@@ -273,7 +273,7 @@ fn one_element_of_any_constant_is_caught() {
 }
 
 #[test]
-fn a_wrong_cut_whose_plan_agrees_with_the_file_is_caught_at_its_node() {
+fn a_wrong_cut_whose_plan_agrees_with_the_file_is_detected_at_its_node() {
     for (name, pruned) in cuts().into_iter().filter(|(name, _)| !name.contains("fp16")) {
         let op = |tensor: &TensorPlan| {
             let graph = &pruned.analysis.graph;

@@ -1,4 +1,4 @@
-//! Networks in blocks, levels and skip connections, as a report draws them.
+//! The outline of a network in blocks, levels and skip connections, as a report shows it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::support::fixtures::{FIXTURES, fixture, runtime};
 
 fn cut(model: &Model) -> Cut {
     let options = ScoreOptions { criterion: onnx_diffprune::CriterionOption::Magnitude, ..ScoreOptions::default() };
-    // One that is open already.
+    // The runtime that is already open.
     runtime();
     let runtime = onnx_diffprune::Runtime::open(None).unwrap();
     model.analyse().unwrap().score(&options, &runtime).unwrap().cut(Ratio(0.4)).unwrap()
@@ -26,7 +26,8 @@ fn block<'a>(outline: &'a Outline, name: &str) -> &'a OutlineBlock {
     outline.blocks.iter().find(|block| block.name == name).unwrap_or_else(|| panic!("no block {name}"))
 }
 
-/// The operations of all blocks are those of the network, and every channel group is in at most one block.
+/// Asserts that the MACs of all blocks sum to those of the network, and that every channel group is in at most one
+/// block.
 fn adds_up(cut: &Cut, outline: &Outline) {
     let sum = |of: fn(&(f64, f64)) -> f64| {
         outline.blocks.iter().map(|block| of(&block.macs)).sum::<f64>() + of(&outline.other_macs)
@@ -44,7 +45,7 @@ fn adds_up(cut: &Cut, outline: &Outline) {
 }
 
 #[test]
-fn operations_of_all_blocks_are_those_of_the_network() {
+fn operations_of_all_blocks_sum_to_those_of_the_network() {
     for name in FIXTURES {
         let (cut, outline) = outlined(name);
         adds_up(&cut, &outline);
@@ -53,7 +54,7 @@ fn operations_of_all_blocks_are_those_of_the_network() {
 }
 
 #[test]
-fn a_u_net_has_levels_and_a_skip_connection_for_every_block_of_the_way_up() {
+fn a_u_net_has_levels_and_a_skip_connection_for_every_up_block() {
     let (cut, outline) = outlined("ddpm_fashion16.onnx");
     let sizes: Vec<&str> = outline.levels.iter().map(|level| level.size.as_str()).collect();
     assert_eq!(sizes, ["16×16", "8×8", "4×4", ""]);
@@ -72,7 +73,7 @@ fn a_u_net_has_levels_and_a_skip_connection_for_every_block_of_the_way_up() {
     ];
     assert_eq!(skips, BTreeMap::from(expected));
     assert_eq!(outline.skips.len(), expected.len());
-    // The widths are the plan's.
+    // The widths are those of the plan.
     let group = cut.plan().groups.iter().find(|group| group.name == "conv_in.weight").unwrap();
     assert_eq!(block(&outline, "conv_in").channels, (group.channels, group.kept.len()));
     assert!(group.kept.len() < group.channels);
@@ -80,7 +81,7 @@ fn a_u_net_has_levels_and_a_skip_connection_for_every_block_of_the_way_up() {
 }
 
 #[test]
-fn the_heads_of_a_transformer_are_those_of_its_groups() {
+fn the_heads_of_a_transformer_agree_with_its_groups() {
     let (cut, outline) = outlined("dit_fashion16.onnx");
     let row: Vec<&OutlineBlock> = outline.blocks.iter().filter(|block| block.name.starts_with("blocks.")).collect();
     assert_eq!(row.len(), 6);
@@ -95,7 +96,7 @@ fn the_heads_of_a_transformer_are_those_of_its_groups() {
     }
 }
 
-/// The same network, in which nodes and values have names that say nothing.
+/// Loads the network with meaningless names of nodes and values.
 fn nameless(name: &str) -> Model {
     use onnx_protobuf::Message;
     let mut model = decoded(&fixture(name));
@@ -119,7 +120,7 @@ fn nameless(name: &str) -> Model {
 }
 
 #[test]
-fn without_names_the_data_flow_gives_blocks_and_levels() {
+fn without_names_blocks_and_levels_follow_from_the_data_flow() {
     let (_, named) = outlined("ddpm_fashion16.onnx");
     let cut = cut(&nameless("ddpm_fashion16.onnx"));
     let outline = cut.outline();

@@ -1,4 +1,5 @@
-//! Quantised networks and weights of rare types: they are pruned like their float twins, and verified without false alarms.
+//! Quantised networks and weights of rare types: they are pruned like their float counterparts, and verified without
+//! false alarms.
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::load::from_bytes;
@@ -21,7 +22,7 @@ fn pruned_half(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
-/// Adds an initializer of any type, whose name is returned.
+/// Adds an initializer of any type. Returns its name.
 fn raw(b: &mut Builder, dtype: DataType, dims: &[i64], bytes: Vec<u8>) -> String {
     let name = format!("raw_{}", b.graph.initializer.len());
     b.graph.initializer.push(TensorProto {
@@ -34,22 +35,22 @@ fn raw(b: &mut Builder, dtype: DataType, dims: &[i64], bytes: Vec<u8>) -> String
     name
 }
 
-/// Takes the values of an initializer out of the network.
+/// Takes an initializer out of the network. Returns its elements and shape.
 fn take(b: &mut Builder, name: &str) -> (Vec<f32>, Vec<i64>) {
     let at = b.graph.initializer.iter().position(|tensor| tensor.name == name).unwrap();
     let tensor = &b.graph.initializer[at];
     let values = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let dims = tensor.dims.clone();
-    // The position counts in the names of others, so that something has to stay.
+    // Names of initializers contain their position, so it must not be removed from the list.
     b.graph.initializer[at].name = format!("{name}_taken");
     (values, dims)
 }
 
-/// How integers stand for the numbers of a weight.
+/// The quantisation of a weight.
 #[derive(Clone, Copy)]
 struct Form {
     dtype: DataType,
-    /// The axis along which scales differ; one scale for all without.
+    /// The axis of the scales. `None`: one scale for all elements.
     axis: Option<usize>,
     zero_point: i64,
 }
@@ -65,7 +66,7 @@ fn integer(dtype: DataType, value: i64) -> Vec<u8> {
     }
 }
 
-/// A weight or bias behind a DequantizeLinear, and what it stands for.
+/// Adds a weight or bias behind a DequantizeLinear. Returns the value's name and its dequantised elements.
 fn quantized(b: &mut Builder, weight: &str, form: Form) -> (String, Vec<f32>) {
     let (values, dims) = take(b, weight);
     let inner: i64 = form.axis.map_or(1, |axis| dims[axis + 1..].iter().product());
@@ -96,7 +97,7 @@ fn quantized(b: &mut Builder, weight: &str, form: Form) -> (String, Vec<f32>) {
     (b.op("DequantizeLinear", &[&q, &s, &z], &axis), stands_for)
 }
 
-/// Rounds activations to 256 steps and back.
+/// Rounds activations to 256 levels.
 fn rounded(b: &mut Builder, x: &str, dtype: DataType, zero_point: i64) -> String {
     let s = b.float(0.04);
     let z = raw(b, dtype, &[], integer(dtype, zero_point));
@@ -104,7 +105,7 @@ fn rounded(b: &mut Builder, x: &str, dtype: DataType, zero_point: i64) -> String
     b.op("DequantizeLinear", &[&q, &s, &z], &[])
 }
 
-/// What is done to the weights, biases and activations of a chain of convolutions.
+/// The quantisation of weights, biases and activations in a chain of convolutions.
 #[derive(Clone, Copy, Default)]
 struct Kinds {
     weight: Option<Form>,
@@ -113,7 +114,7 @@ struct Kinds {
     activation: Option<(DataType, i64)>,
 }
 
-/// A chain of convolutions, and its twin in floats with the same numbers.
+/// Builds a chain of convolutions, and its float counterpart with the same numbers.
 fn chain(kinds: Kinds) -> (ModelProto, ModelProto) {
     let build = |is_twin: bool| {
         let mut b = Builder::new(3);
@@ -150,7 +151,7 @@ fn kept(pruned: &Pruned) -> Vec<Vec<usize>> {
     pruned.cut.plan.groups.iter().filter(|group| group.reason.is_none()).map(|group| group.kept.clone()).collect()
 }
 
-/// The pruned file after a change.
+/// Writes a modified copy of the pruned file.
 fn changed(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> NamedTempFile {
     let mut model = ModelProto::decode(Bytes::from(std::fs::read(&pruned.path).unwrap())).unwrap();
     change(&mut model);
@@ -159,7 +160,7 @@ fn changed(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> NamedTempFi
     file
 }
 
-/// Swaps the first two rows of the first weight of a type.
+/// Swaps the first two rows of the first weight with this element type.
 fn swap_rows(model: &mut ModelProto, dtype: DataType) {
     let is_weight = |tensor: &&mut TensorProto| tensor.data_type == dtype as i32 && tensor.dims.len() > 1;
     let weight = model.graph.as_mut().unwrap().initializer.iter_mut().find(is_weight).unwrap();
@@ -170,7 +171,7 @@ fn swap_rows(model: &mut ModelProto, dtype: DataType) {
 }
 
 #[test]
-fn quantised_weights_and_biases_are_cut_like_their_float_twins() {
+fn quantised_weights_and_biases_are_cut_like_their_float_counterparts() {
     let uint8 = Form { dtype: DataType::Uint8, axis: Some(0), zero_point: 119 };
     let scalar = Form { axis: None, ..INT8 };
     let int16 = Form { dtype: DataType::Int16, ..scalar };
@@ -198,7 +199,7 @@ fn quantised_weights_and_biases_are_cut_like_their_float_twins() {
         assert!(report.passed && report.worst() < 1e-5, "{what:?}: {report:?}");
         if let Some(form) = weight {
             let wrong = changed(&pruned, |model| swap_rows(model, form.dtype));
-            assert!(!pruned.verify(wrong.path()).passed, "{what:?}: swapped rows went unnoticed");
+            assert!(!pruned.verify(wrong.path()).passed, "{what:?}: swapped rows were not detected");
         }
     }
 }
@@ -217,7 +218,7 @@ fn quantised_activations_are_verified_with_and_without_their_rounding() {
             assert!(rounded.iter().all(|run| (0.01..0.1).contains(&run.rtol)), "{report:?}");
             assert!(unrounded.iter().all(|run| run.rtol == 1e-4 && run.worst() < 1e-5), "{report:?}");
             assert!(report.notes.is_empty(), "{report:?}");
-            // Four steps would hide this.
+            // With activations rounded to 256 levels, this change would be hidden.
             let nudged = changed(&pruned, |model| {
                 let graph = model.graph.as_mut().unwrap();
                 let is_weight = |tensor: &&mut TensorProto| tensor.dims.len() == 4;
@@ -232,7 +233,7 @@ fn quantised_activations_are_verified_with_and_without_their_rounding() {
                 }
                 weight.raw_data = bytes.into();
             });
-            assert!(!pruned.verify(nudged.path()).passed, "{dtype:?}: a nudged weight went unnoticed");
+            assert!(!pruned.verify(nudged.path()).passed, "{dtype:?}: a nudged weight was not detected");
         }
     }
 }
@@ -253,7 +254,7 @@ fn integer_operators_between_the_steps_pass_without_rounding_too() {
     assert!(report.passed && report.runs.iter().any(|run| run.unrounded), "{report:?}");
 }
 
-/// Two linear layers whose weights come from `weight`, which gets the shape and gives a name.
+/// Builds two linear layers whose weights are made by `weight`, which takes the shape and returns a name.
 fn linear(mut weight: impl FnMut(&mut Builder, &[i64]) -> String) -> ModelProto {
     let mut b = Builder::new(7);
     let first = weight(&mut b, &[32, 64]);
@@ -275,7 +276,7 @@ fn check_linear(what: &str, model: &ModelProto) -> Pruned {
 
 #[test]
 fn integer_weights_of_matrix_products_are_verified_in_float() {
-    // ONNX Runtime would turn these into products that round their activations.
+    // ONNX Runtime would fuse these into products that round their activations.
     for axis in [None, Some(0), Some(1)] {
         for (dtype, zero_point) in [(DataType::Int8, 0), (DataType::Uint8, 128)] {
             let form = Form { dtype, axis, zero_point };
@@ -290,14 +291,14 @@ fn integer_weights_of_matrix_products_are_verified_in_float() {
     }
 }
 
-/// Bytes of numbers of modest size in types of eight and sixteen bits.
+/// Returns bytes of moderate numbers in types of eight and sixteen bits.
 fn small(count: i64, width: usize, low: u8, high: u8) -> Vec<u8> {
     let high_byte = |at: i64| (low + (at * 37 % i64::from(high - low)) as u8) | if at % 3 == 0 { 0x80 } else { 0 };
     (0..count).flat_map(|at| [vec![(at * 11) as u8; width - 1], vec![high_byte(at)]].concat()).collect()
 }
 
 #[test]
-fn weights_of_types_without_where_are_masked_in_another() {
+fn weights_of_types_that_where_does_not_support_are_masked_in_another() {
     let to_float = [attr_int("to", DataType::Float as i64)];
     for dtype in [
         DataType::Float8e4m3fn,
@@ -329,7 +330,7 @@ fn weights_of_types_without_where_are_masked_in_another() {
             }),
         );
         let wrong = changed(&pruned, |model| swap_rows(model, dtype));
-        assert!(!pruned.verify(wrong.path()).passed, "{dtype:?}: swapped rows went unnoticed");
+        assert!(!pruned.verify(wrong.path()).passed, "{dtype:?}: swapped rows were not detected");
     }
 }
 
@@ -345,7 +346,7 @@ fn eight_bit_floats_behind_a_scale_are_cut() {
 }
 
 #[test]
-fn a_mask_of_truth_values_is_cut() {
+fn a_boolean_mask_is_cut() {
     let mut b = Builder::new(7);
     let y = b.linear("x", 10, 16);
     let mask = raw(&mut b, DataType::Bool, &[1, 16], (0..16).map(|at| u8::from(at % 3 > 0)).collect());
@@ -357,7 +358,7 @@ fn a_mask_of_truth_values_is_cut() {
 }
 
 #[test]
-fn blocks_with_a_scale_each_go_as_a_whole() {
+fn blocks_with_one_scale_each_are_removed_as_a_whole() {
     let block = 8;
     let model = linear(|b, dims| {
         let count: i64 = dims.iter().product();
@@ -369,7 +370,7 @@ fn blocks_with_a_scale_each_go_as_a_whole() {
         b.op("DequantizeLinear", &[&weight, &scale], &attributes)
     });
     let pruned = check_linear("blocks", &model);
-    // The second layer sums over the channels of the first, which so go by eight.
+    // The second layer sums over the channels of the first, which are therefore removed in blocks of eight.
     let group = pruned.cut.plan.groups.iter().find(|group| group.reason.is_none()).unwrap();
     assert_eq!((group.channels, group.kept.len()), (8, 4), "{group:?}");
     let columns = pruned.cut.plan.tensors.iter().flat_map(|tensor| tensor.keep.values());
@@ -378,7 +379,7 @@ fn blocks_with_a_scale_each_go_as_a_whole() {
 }
 
 #[test]
-fn packed_weights_stay_and_the_others_go() {
+fn packed_weights_are_kept_and_others_pruned() {
     let mut b = Builder::new(7);
     let packed = raw(&mut b, DataType::Int4, &[16, 32], (0..256).map(|at| (at * 31 % 251) as u8).collect());
     let scale = b.weight_around(&[32], 0.05, 0.02);
@@ -399,7 +400,7 @@ fn packed_weights_stay_and_the_others_go() {
 }
 
 #[test]
-fn a_sparse_weight_stays_with_a_reason() {
+fn a_sparse_weight_is_kept_with_a_reason() {
     let mut b = Builder::new(7);
     let y = b.op("MatMul", &["x", "sparse"], &[]);
     let y = b.op("Relu", &[&y], &[]);
@@ -424,7 +425,7 @@ fn a_sparse_weight_stays_with_a_reason() {
 }
 
 #[test]
-fn tables_of_zeros_are_no_parameters() {
+fn tables_of_zeros_do_not_count_as_parameters() {
     let build = |zeros: f32| {
         let mut b = Builder::new(7);
         let y = b.linear("x", 16, 32);

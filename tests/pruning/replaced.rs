@@ -1,4 +1,4 @@
-//! Nodes that the cut writes as another operator: what they read is compared with what the original's nodes read.
+//! Nodes that the cut writes as another operator: their inputs are compared with those of the original nodes.
 
 use bytes::Bytes;
 use onnx_diffprune::onnx::{ModelProto, NodeProto, TensorProto, attr_int};
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use crate::support::builder::Builder;
 use crate::support::cuts::{Pruned, prune_model};
 
-/// `v[:, 0:3] = constant` between two convolutions of 12 channels.
+/// Builds `v[:, 0:3] = constant` between two convolutions of 12 channels.
 fn assigned() -> (ModelProto, String) {
     let mut b = Builder::new(5);
     let v = b.conv("x", 3, 12, 3, 1);
@@ -20,7 +20,8 @@ fn assigned() -> (ModelProto, String) {
     (b.finish(&[2, 3, 8, 8], &y, &[2, 8, 8, 8]), assigned)
 }
 
-/// Verifies a copy of the pruned file in which the node that gives `output` is changed and `added` is a constant more.
+/// Verifies a copy of the pruned file in which the node with output `output` is changed and the constant `added` is
+/// added.
 fn verify_changed(
     pruned: &Pruned,
     output: &str,
@@ -37,7 +38,7 @@ fn verify_changed(
 }
 
 #[test]
-fn a_constant_that_a_replaced_node_never_read_is_refused() {
+fn a_constant_that_is_not_an_input_of_the_original_node_is_refused() {
     let (model, assigned) = assigned();
     let pruned = prune_model(&model, &PruneOptions::by_magnitude(Target::Ratio(0.5)));
     assert!(pruned.report().passed, "{:?}", pruned.report());
@@ -49,7 +50,7 @@ fn a_constant_that_a_replaced_node_never_read_is_refused() {
 
     let same = TensorProto { name: "other".to_owned(), ..own.clone() };
     let report = verify_changed(&pruned, &assigned, same, |node| node.input[at] = "other".to_owned());
-    assert!(report.passed, "the same elements under another name: {report:?}");
+    assert!(report.passed, "the same elements under another name should pass: {report:?}");
 
     let mut bytes = own.raw_data.to_vec();
     bytes[3] ^= 0x80;

@@ -1,4 +1,4 @@
-//! `--round-to`: what kernels see of a pruned weight is a multiple, of attention too.
+//! `--round-to`: the widths of pruned weights, as kernels use them, are multiples, including those of attention.
 
 use onnx_diffprune::couple::options::{AttentionOption, NormGroups};
 use onnx_diffprune::onnx::{ModelProto, attr_ints};
@@ -14,7 +14,7 @@ fn options(multiple: usize) -> PruneOptions {
     options
 }
 
-/// The number of axes of layers' weights that shrink, all multiples wide.
+/// Counts the pruned axes of layers' weights, and asserts that all widths are multiples.
 fn rounded(pruned: &Pruned, multiple: usize) -> usize {
     let plan = &pruned.cut.plan;
     let members = plan.groups.iter().filter(|group| group.kept.len() < group.channels).flat_map(|group| &group.members);
@@ -43,7 +43,7 @@ fn pruned_axes_of_every_fixture_are_multiples_and_attention_shrinks() {
     }
 }
 
-/// Attention over the pixels of a U-Net block, eight heads of `size`, after a norm of 32 groups.
+/// Builds attention over the pixels of a U-Net block, with eight heads of dimension `size`, after a norm of 32 groups.
 fn attention(size: i64) -> ModelProto {
     let width = 8 * size;
     let mut b = Builder::with_opset(17, 9);
@@ -74,7 +74,7 @@ fn attention(size: i64) -> ModelProto {
     model_of(17, b.graph)
 }
 
-/// The sizes after the cut of what eight heads give together, and of the residual stream, both `width` before.
+/// Returns the widths after the cut of the joined eight heads, and of the residual stream. Both are `width` before.
 fn widths(pruned: &Pruned, width: usize) -> (usize, usize) {
     let plan = &pruned.cut.plan;
     let heads = plan.groups.iter().find(|group| group.channels == 8).unwrap().kept.len() * width / 8;
@@ -83,8 +83,9 @@ fn widths(pruned: &Pruned, width: usize) -> (usize, usize) {
 }
 
 #[test]
-fn heads_and_norm_groups_count_with_all_their_channels() {
-    // Three of eight heads are asked for, which are 120 channels where heads have 40; 32 norm groups give 32 at a time.
+fn widths_include_all_channels_of_heads_and_norm_groups() {
+    // By the ratio three of eight heads are kept, which have 120 channels for a head dimension of 40. The 32 norm
+    // groups lose 32 channels at a time.
     for (size, ratio, multiple, expected) in [
         (40, 0.6, 8, (120, 128)),
         (40, 0.6, 32, (160, 128)),
@@ -102,13 +103,13 @@ fn heads_and_norm_groups_count_with_all_their_channels() {
 }
 
 #[test]
-fn whole_norm_groups_and_dimensions_of_heads_are_rounded_by_their_axis() {
+fn whole_norm_groups_and_head_dimensions_are_rounded_by_axis_width() {
     let mut options = options(32);
     options.score.norm_groups = NormGroups::Drop;
     options.score.attention = AttentionOption::Dims;
     let pruned = prune_model(&attention(40), &options);
     assert!(pruned.report().passed, "{:?}", pruned.report());
-    // Norm groups of 10: 16 of 32 make 160. Head dimensions: 32 of 40, a multiple in every head.
+    // Norm groups of 10: 16 of the 32 groups make 160. Head dimensions: 32 of 40, a multiple in every head.
     let heads = pruned.cut.plan.groups.iter().find(|group| group.channels == 40).unwrap();
     assert_eq!(heads.kept.len(), 32);
     let first = pruned.cut.plan.tensors.iter().find(|tensor| tensor.tensor == "weight_0").unwrap();

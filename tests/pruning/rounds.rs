@@ -1,4 +1,4 @@
-//! What the tool wrote is an input like any other: rounds of pruning follow each other.
+//! Outputs of the tool as inputs: successive rounds of pruning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::support::two_convolutions::two_convolutions;
 fn metadata(path: &Path) -> BTreeMap<String, String> {
     let entries = decoded(path).metadata_props;
     let known: BTreeMap<_, _> = entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
-    assert_eq!(known.len(), entries.len(), "no entry stands twice");
+    assert_eq!(known.len(), entries.len(), "no key should occur twice");
     known
 }
 
@@ -38,7 +38,7 @@ fn three_rounds_of_every_fixture_repeat_and_the_last_verifies() {
             assert!(cut.after().parameters < cut.before().parameters, "{name} in round {round}");
             let output = folder.path().join(format!("{round}.onnx"));
             let mut staged = cut.stage(&output).unwrap();
-            // The first round is any other cut; what the last one cuts was written by two.
+            // The first round is an ordinary cut. The input of the last one was written by the two before.
             if round == 3 {
                 let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
                 let options = VerifyOptions { sizes, ..VerifyOptions::default() };
@@ -48,7 +48,7 @@ fn three_rounds_of_every_fixture_repeat_and_the_last_verifies() {
             }
             let written = staged.save().unwrap();
 
-            // The metadata tells of this round alone, and how many there were.
+            // The metadata describe this round alone, and contain its number.
             let known = metadata(&output);
             let digest = known.iter().find(|(key, _)| key.starts_with("onnx_diffprune.input_")).unwrap();
             assert_eq!(*digest.1, model.digest());
@@ -70,7 +70,7 @@ fn three_rounds_of_every_fixture_repeat_and_the_last_verifies() {
     }
 }
 
-/// The names that a cut of a network and its proof made up.
+/// Returns the names that a cut of a network and its masked reference add.
 fn made_up(model: &ModelProto, options: &PruneOptions) -> Vec<String> {
     let pruned = prune_model(model, options);
     let (reference, _) =
@@ -86,7 +86,7 @@ fn made_up(model: &ModelProto, options: &PruneOptions) -> Vec<String> {
     names(&reference).union(&names(&written)).filter(|name| !old.contains(*name)).cloned().collect()
 }
 
-/// The network with its values, but for inputs and outputs, and its nodes under other names, as far as those reach.
+/// Renames the values of the network, except inputs and outputs, and its nodes, as far as the names suffice.
 fn renamed(model: &ModelProto, names: &[String]) -> ModelProto {
     let mut model = model.clone();
     let graph = model.graph.as_mut().unwrap();
@@ -110,13 +110,13 @@ fn renamed(model: &ModelProto, names: &[String]) -> ModelProto {
 }
 
 #[test]
-fn any_name_in_a_file_is_left_to_it() {
+fn new_names_never_collide_with_names_of_the_file() {
     for name in ["dit_tiny.onnx", "sd15_tiny_fp16.onnx"] {
         let model = ModelProto::decode(&*std::fs::read(fixture(name)).unwrap()).unwrap();
         let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
         let mut names = made_up(&model, &options);
         assert!(names.len() > 100, "{name}: {}", names.len());
-        // What half precision is widened by, of the first weight that bears one of these names.
+        // The float32 copy of a float16 weight, for the first weight with one of these names.
         let graph = model.graph.as_ref().unwrap();
         let weights = graph.initializer.iter().map(|tensor| tensor.name.as_str());
         names.splice(0..0, weights.take(5).map(|weight| format!("{weight}/__narrow")));
@@ -127,7 +127,7 @@ fn any_name_in_a_file_is_left_to_it() {
 }
 
 #[test]
-fn what_earlier_rounds_say_of_themselves_goes_and_what_others_say_stays() {
+fn metadata_of_earlier_rounds_are_replaced_and_those_of_others_kept() {
     let folder = tempfile::tempdir().unwrap();
     let mut model = two_convolutions();
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
@@ -148,7 +148,7 @@ fn what_earlier_rounds_say_of_themselves_goes_and_what_others_say_stays() {
 }
 
 #[test]
-fn metadata_that_are_not_the_originals_are_a_note_and_no_failure() {
+fn metadata_that_differ_from_the_original_are_noted_without_failure() {
     let mut model = two_convolutions();
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
     model.metadata_props = vec![entry("author", "someone")];
@@ -178,7 +178,7 @@ fn plans_of_the_first_schema_name_their_input_by_sha256() {
     let output = folder.path().join("out.onnx");
     analysis.repeat(&read, &file, None).unwrap().stage(&output).unwrap().with_plan(None).save().unwrap();
     assert_eq!(metadata(&output)["onnx_diffprune.input_sha256"], old.input_digest);
-    // A digest of one kind is none of the other.
+    // A digest of one kind does not match the other kind.
     for wrong in [Plan { schema: 2, ..old.clone() }, Plan { input_digest: cut.plan().input_digest.clone(), ..old }] {
         let error = analysis.repeat(&wrong, &file, None).unwrap_err();
         assert!(error.to_string().contains("for another file"), "{error}");

@@ -1,4 +1,4 @@
-//! Nodes without a kernel on the CPU: results name them, since their own kernels have not run.
+//! Nodes without a CPU kernel: verification names them, because their kernels did not run.
 
 use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::StandIn;
@@ -7,7 +7,7 @@ use crate::support::builder::Builder;
 use crate::support::cuts::prune_model;
 
 #[test]
-fn the_result_names_the_nodes_that_others_stood_in_for() {
+fn the_result_names_nodes_that_ran_as_standard_operators() {
     let mut b = Builder::new(5);
     let y = b.linear("x", 320, 32);
     let y = b.silu(&y);
@@ -25,7 +25,7 @@ fn the_result_names_the_nodes_that_others_stood_in_for() {
 }
 
 #[test]
-fn nothing_stands_in_for_nodes_with_kernels() {
+fn nodes_with_kernels_are_not_replaced_for_verification() {
     let mut b = Builder::new(5);
     let y = b.linear("x", 16, 32);
     let y = b.fused("QuickGelu", &[&y], &[], 1).remove(0);

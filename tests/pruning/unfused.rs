@@ -1,4 +1,5 @@
-//! Kernels of ONNX Runtime that take some sizes alone: cuts keep to them, or write the node in standard operators.
+//! Kernels of ONNX Runtime that support some sizes only: cuts keep to these sizes, or write the node in standard
+//! operators.
 
 use onnx_diffprune::onnx::{ModelProto, NodeProto, TensorProto, attr_int, attr_ints};
 use onnx_diffprune::prune::{PruneOptions, Target};
@@ -8,7 +9,7 @@ use crate::support::builder::{Builder, model_of, value};
 use crate::support::cuts::{Pruned, prune_model};
 use crate::support::files::save;
 
-/// A network from `x [1, 4, 8]` or, where it is an image, `[1, 4, 8, 8]` to what `build` gives.
+/// Builds a network from `x [1, 4, 8]`, or `[1, 4, 8, 8]` for images, to the value of `build`.
 fn network(is_image: bool, output: &[i64], build: impl FnOnce(&mut Builder) -> String) -> ModelProto {
     let mut b = Builder::with_opset(17, 3);
     let y = build(&mut b);
@@ -17,7 +18,7 @@ fn network(is_image: bool, output: &[i64], build: impl FnOnce(&mut Builder) -> S
     model_of(17, b.graph)
 }
 
-/// A gated layer whose halves have `half` channels.
+/// Builds a gated layer whose halves have `half` channels.
 fn gated(half: i64) -> ModelProto {
     network(false, &[1, 4, 8], |b| {
         let (w, bias) = (b.layer_weight(&[8, 2 * half], 8), b.bias(2 * half));
@@ -27,7 +28,7 @@ fn gated(half: i64) -> ModelProto {
     })
 }
 
-/// Two layers whose sum has `channels`.
+/// Builds two layers whose sum has `channels`.
 fn summed(channels: i64) -> ModelProto {
     network(false, &[1, 4, 8], |b| {
         let (w, bias) = (b.layer_weight(&[8, channels], 8), b.bias(channels));
@@ -38,7 +39,8 @@ fn summed(channels: i64) -> ModelProto {
     })
 }
 
-/// A norm of eight groups, channels last, between two convolutions; with what is added before it, if `skips`.
+/// Builds a norm of eight groups, channels last, between two convolutions. With `skips`, an addition is fused into the
+/// norm.
 fn normed(channels: i64, skips: bool) -> ModelProto {
     network(true, &[1, 4, 8, 8], |b| {
         let y = b.conv("x", 4, channels, 3, 1);
@@ -67,7 +69,7 @@ fn kept(pruned: &Pruned) -> usize {
     pruned.cut.plan.groups.iter().find(|group| group.reason.is_none()).map(|group| group.kept.len()).unwrap()
 }
 
-/// Whether the written file still has a fused node, which must be what the cut says.
+/// Returns whether the written file still has a fused node, and asserts that the warnings agree.
 fn is_fused(pruned: &Pruned) -> bool {
     let written = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
     let fused = written.graph.unwrap().node.iter().any(|node| node.domain == "com.microsoft");
@@ -77,11 +79,11 @@ fn is_fused(pruned: &Pruned) -> bool {
 }
 
 #[test]
-fn gates_and_sums_stay_fused_at_the_sizes_that_their_kernels_take() {
+fn gates_and_sums_stay_fused_at_sizes_that_their_kernels_support() {
     for (model, ratio, left, fused) in [
         (gated(2560), 0.5, 1280, true),
         (gated(2560), 0.25, 1920, false),
-        // No kernel took the original either.
+        // No kernel supports the size of the original either.
         (gated(64), 0.5, 32, true),
         (summed(640), 0.5, 320, true),
         (summed(640), 0.25, 480, false),
@@ -90,24 +92,24 @@ fn gates_and_sums_stay_fused_at_the_sizes_that_their_kernels_take() {
         assert_eq!((kept(&pruned), is_fused(&pruned)), (left, fused), "{ratio}");
     }
     let pruned = cut(&gated(2560), 0.25);
-    let [unfused] = pruned.cut.rewritten.unfused.as_slice() else { panic!("one node") };
+    let [unfused] = pruned.cut.rewritten.unfused.as_slice() else { panic!("expected one node") };
     assert_eq!((unfused.node.as_str(), unfused.operator.as_str()), ("BiasSplitGelu_1", "com.microsoft.BiasSplitGelu"));
 }
 
 #[test]
-fn norm_groups_keep_an_even_number_of_channels_or_are_written_in_standard_operators() {
+fn norm_groups_keep_an_even_number_of_channels_or_are_unfused() {
     for skips in [false, true] {
-        // Five of ten channels would be odd.
+        // Five of ten channels would be an odd number.
         let pruned = cut(&normed(80, skips), 0.5);
         assert_eq!((kept(&pruned), is_fused(&pruned)), (48, true));
-        // One of two is all that can stay.
+        // Only one of two channels can be kept.
         let pruned = cut(&normed(16, skips), 0.5);
         assert_eq!((kept(&pruned), is_fused(&pruned)), (8, false));
     }
 }
 
 #[test]
-fn standard_operators_that_are_not_the_fused_node_are_found_out() {
+fn standard_operators_that_differ_from_the_fused_node_are_detected() {
     let pruned = cut(&normed(16, false), 0.5);
     let written = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Whole cuts of real exports: they verify against the masked reference in ONNX Runtime, are as thin as asked, leave
-//! the network's own inputs and outputs alone, and can be repeated from their plan.
+//! Whole cuts of real exports: they verify against the masked reference in ONNX Runtime, reach the requested size, keep
+//! the network's inputs and outputs, and can be repeated from their plan.
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::couple::options::{AttentionOption, NormGroups};
@@ -15,7 +15,7 @@ use crate::support::files::decoded;
 use crate::support::fixtures::{FIXTURES, analysed, fixture};
 
 #[test]
-fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_parameters() {
+fn every_ratio_verifies_and_a_ratio_of_half_leaves_at_most_two_fifths() {
     for name in FIXTURES {
         for ratio in [0.25, 0.5, 0.75] {
             let own;
@@ -39,7 +39,7 @@ fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_pa
 }
 
 #[test]
-fn all_options_give_cuts_that_verify() {
+fn cuts_with_every_option_verify() {
     type Change = fn(&mut PruneOptions);
     let changes: [(&str, Change); 10] = [
         ("random", |options| options.score.criterion = CriterionOption::Random),
@@ -78,7 +78,7 @@ fn all_options_give_cuts_that_verify() {
 }
 
 #[test]
-fn kept_groups_stay_whole_and_own_ratios_count() {
+fn keep_and_ratio_for_apply_to_their_groups() {
     let mut options = PruneOptions::by_magnitude(Target::Ratio(0.5));
     options.cut.keep = vec![regex::Regex::new("mid_block").unwrap()];
     options.cut.ratio_for = vec![(regex::Regex::new("time_embedding").unwrap(), 0.25)];

@@ -1,4 +1,4 @@
-"""What the tests of the Python package share. They run against the installed wheel: scripts/check_wheel.py."""
+"""Fixtures and helpers of the Python package's tests. They run against the installed wheel: scripts/check_wheel.py."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 SCHEDULER = FIXTURES / "ddpm_fashion16/scheduler_config.json"
 
-# Small amounts of everything: the library's own tests look at what comes out.
+# Small counts: the library's tests check the quality of the results.
 FEW: dict[str, Any] = {"timesteps": 2, "batch": 4, "scheduler_config": SCHEDULER}
 
 
 def command(*arguments: object, code: int = 0, cwd: Path | None = None) -> Any:
-    """What the command of this environment prints with --format json."""
+    """Returns what the command of this environment prints with --format json."""
     program = Path(sys.executable).with_name("onnx-diffprune")
     texts = [str(argument) for argument in arguments]
     done = subprocess.run([program, *texts, "--format", "json"], capture_output=True, text=True, cwd=cwd, check=False)
@@ -29,7 +29,7 @@ def command(*arguments: object, code: int = 0, cwd: Path | None = None) -> Any:
 
 
 def alike(report: Any, other: Any) -> None:
-    """Two reports are equal but for paths and for what is timed."""
+    """Asserts that two reports are equal except for paths and measured times."""
     timed = {"seconds", "drawing_seconds", "latency_ms", "latency", "memory"}
     assert type(report) is type(other), (report, other)
     if isinstance(report, dict):
@@ -54,12 +54,12 @@ def dit() -> Path:
 
 @pytest.fixture(scope="session")
 def unet() -> Path:
-    """A small U-Net that was trained."""
+    """A small trained U-Net."""
     return FIXTURES / "ddpm_fashion16.onnx"
 
 
 @pytest.fixture(scope="session")
 def images() -> numpy.ndarray[Any, numpy.dtype[numpy.uint8]]:
-    """Clean samples of it: [8, 1, 16, 16], bytes."""
+    """Clean samples for the U-Net: [8, 1, 16, 16], bytes."""
     found: numpy.ndarray[Any, numpy.dtype[numpy.uint8]] = numpy.load(FIXTURES / "ddpm_fashion16/train_images.npy")[:8]
     return found

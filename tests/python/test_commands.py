@@ -1,4 +1,4 @@
-"""Commands as functions: their reports are those of the command, whatever form their arguments have."""
+"""Commands as functions: their reports equal those of the command line, whatever form the arguments have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_report_is_what_the_command_prints(dit: Path, tmp_path: Path) -> None:
     assert report["verification"]["passed"] is True
 
 
-def test_a_model_in_memory_is_cut_as_its_file_is(dit: Path, tmp_path: Path) -> None:
+def test_a_model_in_memory_is_cut_like_its_file(dit: Path, tmp_path: Path) -> None:
     model = onnx.load(dit)
     kinds: dict[str, Any] = {"proto": model, "bytes": model.SerializeToString(), "path": tmp_path / "in.onnx"}
     onnx.save(model, tmp_path / "in.onnx")
@@ -36,7 +36,7 @@ def test_a_model_in_memory_is_cut_as_its_file_is(dit: Path, tmp_path: Path) -> N
     assert report["passed"] is True
 
 
-def test_arrays_stand_for_files(unet: Path, images: Any, tmp_path: Path) -> None:
+def test_arrays_are_accepted_in_place_of_files(unet: Path, images: Any, tmp_path: Path) -> None:
     numpy.save(tmp_path / "images.npy", images)
     by_array = onnx_diffprune.prune(unet, dry_run=True, ratio=0.3, data=images, **FEW)
     by_path = onnx_diffprune.prune(unet, dry_run=True, ratio=0.3, data=tmp_path / "images.npy", **FEW)
@@ -106,7 +106,7 @@ def test_a_network_is_trained(unet: Path, images: Any, tmp_path: Path) -> None:
     assert report["training"] is not None and (tmp_path / "tuned.onnx").is_file()
 
 
-def test_the_folder_of_a_pipeline_is_pruned_and_draws(tmp_path: Path) -> None:
+def test_a_pipeline_folder_is_pruned_and_sampled(tmp_path: Path) -> None:
     pipeline = FIXTURES / "pipelines/sd_tiny"
     report = onnx_diffprune.prune(pipeline, tmp_path / "slim", ratio=0.3, criterion="magnitude", no_latency=True)
     assert (tmp_path / "slim/model_index.json").is_file() and report
@@ -114,7 +114,7 @@ def test_the_folder_of_a_pipeline_is_pruned_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "slim.png").stat().st_size > 100
 
 
-def test_keywords_that_no_option_has_are_refused(dit: Path) -> None:
+def test_unknown_keywords_are_refused(dit: Path) -> None:
     with pytest.raises(TypeError, match=r"prune\(\) got an unexpected keyword argument 'ration'"):
         onnx_diffprune.prune(dit, "out.onnx", ration=0.5)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="dry_run is True or False"):

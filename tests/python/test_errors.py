@@ -1,4 +1,4 @@
-"""Exceptions: one class for each kind of failure, and nothing of an output is left."""
+"""Exceptions: one class for each kind of failure, and no output is left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_kind_has_its_class(dit: Path, unet: Path, images: Any, tmp_path: 
         assert issubclass(getattr(errors, f"{kind}Error"), errors.DiffpruneError)
 
 
-def test_a_configuration_that_is_not_known_is_unsupported(unet: Path, images: Any, tmp_path: Path) -> None:
+def test_an_unknown_configuration_is_unsupported(unet: Path, images: Any, tmp_path: Path) -> None:
     config = json.loads(SCHEDULER.read_text()) | {"prediction_type": "something new"}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     with pytest.raises(errors.UnsupportedError, match="something new") as failure:
@@ -48,7 +48,7 @@ def test_a_configuration_that_is_not_known_is_unsupported(unet: Path, images: An
     assert failure.value.exit_code == 2
 
 
-def test_a_file_that_is_not_the_cut_of_its_plan_is_told(dit: Path, unet: Path, images: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_cut_of_its_plan_is_reported(dit: Path, unet: Path, images: Any, tmp_path: Path) -> None:
     cut = tmp_path / "cut.onnx"
     onnx_diffprune.prune(unet, cut, ratio=0.3, criterion="magnitude", no_verify=True)
     model = onnx.load(cut)
@@ -59,7 +59,7 @@ def test_a_file_that_is_not_the_cut_of_its_plan_is_told(dit: Path, unet: Path, i
     onnx.save(model, cut)
     report = onnx_diffprune.verify(unet, cut)
     assert report["passed"] is False
-    # The command says it by its exit code.
+    # The exit code of the command says the same.
     assert command("verify", unet, cut, code=1)["passed"] is False
     with pytest.raises(errors.VerificationFailedError, match="is not the cut that its plan describes"):
         onnx_diffprune.refit(unet, cut, tmp_path / "out.onnx", data=images, scheduler_config=SCHEDULER)
@@ -75,8 +75,8 @@ def test_exceptions_can_be_sent_to_another_process(tmp_path: Path) -> None:
     assert copy.exit_code == failure.value.exit_code and copy.causes == failure.value.causes
 
 
-def test_a_missing_runtime_is_told_with_the_command_that_brings_it(dit: Path, tmp_path: Path) -> None:
-    """In a process that finds no package `onnxruntime`; other places may have a library, so one is named that is none."""
+def test_a_missing_runtime_is_reported_with_the_command_to_install_it(dit: Path, tmp_path: Path) -> None:
+    """Runs a process that finds no package `onnxruntime`. Other places may have a library, so it names an empty folder."""
     code = f"""
 import importlib.util
 find = importlib.util.find_spec

@@ -1,4 +1,4 @@
-"""The steps of a cut, one by one, and what comes out in ONNX Runtime."""
+"""The single steps of a cut, and the results in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def runtime() -> Runtime:
     return Runtime()
 
 
-def test_the_steps_do_what_the_command_does(unet: Path, images: Any, runtime: Runtime, tmp_path: Path) -> None:
+def test_the_steps_produce_the_cut_of_the_command(unet: Path, images: Any, runtime: Runtime, tmp_path: Path) -> None:
     one_call = onnx_diffprune.prune(
         unet, tmp_path / "one.onnx", ratio=0.3, data=images, no_refit=True, no_latency=True, **FEW
     )
@@ -41,7 +41,7 @@ def test_the_steps_do_what_the_command_does(unet: Path, images: Any, runtime: Ru
     assert analysis.verify(Model(tmp_path / "steps.onnx"), tmp_path / "steps.plan.json", runtime)["passed"] is True
 
 
-def test_a_cut_is_the_original_with_channels_masked(dit: Path, tmp_path: Path) -> None:
+def test_a_cut_has_fewer_parameters_and_runs_in_onnx_runtime(dit: Path, tmp_path: Path) -> None:
     cut = Model(dit).analyse().score(criterion="magnitude").cut(ratio=0.25)
     cut.record("note", {"by": "a test"})
     cut.stage(tmp_path / "cut.onnx").save()
@@ -59,7 +59,7 @@ def test_a_cut_is_the_original_with_channels_masked(dit: Path, tmp_path: Path) -
     assert all(numpy.isfinite(output).all() for output in session.run(None, feeds))
 
 
-def test_what_is_not_saved_leaves_nothing(dit: Path, tmp_path: Path) -> None:
+def test_a_cut_that_is_not_saved_leaves_no_files(dit: Path, tmp_path: Path) -> None:
     cut = Model(dit).analyse().score(criterion="random", seed=3).cut(target_macs=0.5)
     with cut.stage(tmp_path / "cut.onnx") as staged:
         assert staged.total_bytes() > 0
@@ -73,12 +73,12 @@ def test_what_is_not_saved_leaves_nothing(dit: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"cut.onnx", "note.txt"}
 
 
-def test_a_model_in_memory_lives_as_long_as_what_is_made_of_it(dit: Path, runtime: Runtime, tmp_path: Path) -> None:
+def test_a_model_in_memory_lives_as_long_as_objects_derived_from_it(dit: Path, runtime: Runtime, tmp_path: Path) -> None:
     staged = Model(onnx.load(dit)).analyse().score(criterion="magnitude").cut(ratio=0.5).stage(tmp_path / "out.onnx")
     assert staged.verify(runtime).save()["plan"]
 
 
-def test_what_is_known_of_a_model(dit: Path, unet: Path) -> None:
+def test_properties_of_a_model_and_its_analysis(dit: Path, unet: Path) -> None:
     model = Model(unet)
     analysis = model.analyse()
     assert model.path == unet and model.total_bytes() == unet.stat().st_size and len(model.digest()) == 64
@@ -95,12 +95,12 @@ def test_what_is_known_of_a_model(dit: Path, unet: Path) -> None:
         model.check_output(unet)
 
 
-def test_inputs_are_arrays_of_numpy(unet: Path, runtime: Runtime, tmp_path: Path) -> None:
+def test_inputs_are_numpy_arrays(unet: Path, runtime: Runtime, tmp_path: Path) -> None:
     model = Model(unet)
     analysis = model.analyse()
     names = [name for name, _ in analysis.inspect()["inputs"]]
     sample = numpy.random.default_rng(0).standard_normal((2, 1, 16, 16), numpy.float32)
-    # A transposed view, which lies otherwise in memory.
+    # A transposed view, whose memory layout differs.
     view = numpy.ascontiguousarray(sample.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
     inputs = {names[0]: view}
     analysis.check_inputs(inputs)
@@ -113,7 +113,7 @@ def test_inputs_are_arrays_of_numpy(unet: Path, runtime: Runtime, tmp_path: Path
         analysis.check_inputs({names[0]: numpy.zeros(2, numpy.complex64)})
 
 
-def test_samples_are_drawn_into_an_array(unet: Path, runtime: Runtime, tmp_path: Path) -> None:
+def test_samples_are_returned_as_an_array(unet: Path, runtime: Runtime, tmp_path: Path) -> None:
     network = Network(Model(unet), scheduler_config=SCHEDULER)
     drawn = network.sample(runtime, count=2, steps=2, seed=1)
     assert drawn.values.dtype == numpy.float32 and drawn.values.shape == (2, 1, 16, 16)

@@ -1,4 +1,4 @@
-"""Progress, Ctrl-C, and Python's lock."""
+"""Progress, Ctrl-C, and the GIL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import FEW, SCHEDULER
 import onnx_diffprune
 
 
-def test_progress_tells_of_stages(unet: Path, images: Any, tmp_path: Path) -> None:
+def test_progress_reports_the_stages(unet: Path, images: Any, tmp_path: Path) -> None:
     told: list[onnx_diffprune.Progress] = []
     onnx_diffprune.prune(unet, tmp_path / "out.onnx", ratio=0.3, data=images, progress=told.append, no_refit=True, **FEW)
     stages = [progress.stage for progress in told if progress.kind == "stage"]
@@ -29,7 +29,7 @@ def test_progress_tells_of_stages(unet: Path, images: Any, tmp_path: Path) -> No
     assert any(progress.kind == "network" and "process" in (progress.text or "") for progress in told)
 
 
-def test_what_a_progress_function_raises_ends_the_call(unet: Path, images: Any, tmp_path: Path) -> None:
+def test_an_exception_in_a_progress_function_ends_the_call(unet: Path, images: Any, tmp_path: Path) -> None:
     class Enough(Exception):
         pass
 
@@ -44,7 +44,7 @@ def test_what_a_progress_function_raises_ends_the_call(unet: Path, images: Any, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stop_after_the_verification_leaves_nothing(dit: Path, tmp_path: Path) -> None:
+def test_a_call_cancelled_after_the_verification_leaves_no_files(dit: Path, tmp_path: Path) -> None:
     def stop(progress: onnx_diffprune.Progress) -> None:
         if progress.stage == "verifying":
             raise onnx_diffprune.CancelledError
@@ -54,7 +54,7 @@ def test_a_stop_after_the_verification_leaves_nothing(dit: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_warnings_are_warnings_of_python(unet: Path, images: Any) -> None:
+def test_warnings_are_python_warnings(unet: Path, images: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         onnx_diffprune.prune(unet, dry_run=True, ratio=0.3, criterion="magnitude", resume=True)
@@ -73,8 +73,8 @@ except KeyboardInterrupt:
 
 
 def interrupted(program: list[str], first: str) -> tuple[int, str]:
-    """The exit code and output of a process that gets SIGINT once it has printed a line with `first`."""
-    # What starts the tests in the background may ignore the signal, which programs inherit.
+    """Returns exit code and output of a process that gets SIGINT once it has printed a line with `first`."""
+    # A shell that starts the tests in the background may ignore the signal, which child processes inherit.
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
     assert process.stdout is not None
@@ -94,12 +94,12 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_leaves_no_output(unet: Path, tmp_pat
     code = LONG.format(model=str(unet), output=str(tmp_path / "out.onnx"), data=str(data), scheduler=str(SCHEDULER))
     status, output = interrupted([sys.executable, "-c", code], "working")
     assert status == 7 and "interrupted" in output, output
-    # A checkpoint of the gradients may stay, to go on from.
+    # A checkpoint of the gradients may be kept for a resumed run.
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".gradients.npz")]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT is one of Unix")
-def test_ctrl_c_ends_the_command_as_it_ends_any_program(unet: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_command_with_sigint(unet: Path, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("onnx-diffprune")
     data = unet.parent / "ddpm_fashion16/train_images.npy"
     options = ["--ratio", "0.3", "--data", str(data), "--scheduler-config", str(SCHEDULER)]
@@ -121,7 +121,7 @@ def test_other_threads_run_while_the_library_works(unet: Path, images: Any) -> N
     thread = threading.Thread(target=counts)
     thread.start()
     before, began = count, time.monotonic()
-    # No progress is told in here that would give the lock away.
+    # No progress is reported in this loop, which would release the GIL.
     for _ in range(3):
         onnx_diffprune.Model(unet).analyse()
     counted, seconds = count - before, time.monotonic() - began

@@ -1,4 +1,4 @@
-"""What a user writes, as mypy --strict and pyright read it; it is not run."""
+"""User code that mypy --strict and pyright check. It is not run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_call(model: onnx.ModelProto, images: numpy.ndarray[Any, numpy.dtype[nump
 
 
 def steps(path: os.PathLike[str], output: Path) -> float:
-    """One by one."""
+    """The single steps."""
     runtime = Runtime()
     scores: Scores = Model(path).analyse().score(runtime, data="images", timesteps=50, threshold_mode="mask")
     cut: Cut = scores.cut(target_macs=0.5, keep=["conv_in", "conv_out"])

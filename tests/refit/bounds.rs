@@ -1,4 +1,4 @@
-//! What does not depend on memory or time, and what is left out.
+//! Refits do not depend on memory or time, and leave out excluded layers.
 
 use onnx_diffprune::refit::RefitOptions;
 use regex::Regex;
@@ -6,15 +6,16 @@ use regex::Regex;
 use super::{half, half_with_a_sum, network, options, refitted};
 
 #[test]
-fn two_refits_are_the_same_and_so_is_one_with_little_memory() {
+fn refits_are_reproducible_also_with_little_memory() {
     let pruned = half_with_a_sum();
     let bytes = |options: &RefitOptions| std::fs::read(refitted(&pruned, options).path).unwrap();
     let first = bytes(&options());
     assert!(first == bytes(&options()));
-    // Two kilobytes a value and chunk: most go to a file. The matrices of 36 and 72 columns still fit.
+    // With two kilobytes per value and chunk, most values are written to a file. The matrices of 36 and 72 columns
+    // still fit into memory.
     assert!(first == bytes(&RefitOptions { memory: 90_000, ..options() }));
     assert!(first != bytes(&RefitOptions { ridge: 1e-2, ..options() }));
-    // Fewer rows fit than there are: another fit, and not a worse network.
+    // Fewer rows fit into memory than there are: the fit differs, but the network is no worse.
     let outcome = refitted(&pruned, &RefitOptions { memory: 40_000, ..options() });
     assert!(outcome.after < outcome.before, "{} {}", outcome.before, outcome.after);
 }

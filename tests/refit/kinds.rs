@@ -1,4 +1,4 @@
-//! Every kind of layer, and every form in which its weight is stored.
+//! Every kind of layer, and every way in which its weight is stored.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -7,14 +7,14 @@ use onnx_diffprune::onnx::{DataType, TensorProto, attr_float, attr_int, attr_int
 use super::{half, network, options, refitted};
 use crate::support::builder::Builder;
 
-/// What stands behind the ReLU: 8 channels to 4.
+/// The layer after the ReLU: 8 to 4 channels.
 type Second = fn(&mut Builder, &str) -> String;
 
 fn check(what: &str, second: Second, left: f64) {
     refitted(&half(&network(false, second)), &options()).check(what, left);
 }
 
-/// `[2, 8, 8, 8]` with the channels last.
+/// Transposes `[2, 8, 8, 8]` to channels last.
 fn last(b: &mut Builder, x: &str) -> String {
     b.op("Transpose", &[x], &[attr_ints("perm", &[0, 2, 3, 1])])
 }
@@ -24,7 +24,7 @@ fn first(b: &mut Builder, x: &str) -> String {
 }
 
 #[test]
-fn layers() {
+fn every_kind_of_layer_is_fitted() {
     check("conv", |b, y| b.conv(y, 8, 4, 3, 1), 1e-5);
     check(
         "conv_transpose",
@@ -67,7 +67,7 @@ fn layers() {
 }
 
 #[test]
-fn layers_that_add_up_are_fitted_together_and_streams_are_corrected() {
+fn layers_with_a_common_sum_are_fitted_together_and_residual_streams_corrected() {
     check(
         "sum",
         |b, y| {
@@ -87,8 +87,8 @@ fn layers_that_add_up_are_fitted_together_and_streams_are_corrected() {
 }
 
 #[test]
-fn a_weight_that_two_layers_share() {
-    // One bias for both, or one for each.
+fn a_weight_that_two_layers_share_is_fitted() {
+    // One bias for both layers, or one for each.
     let second: [Second; 2] = [
         |b, y| {
             let (w, bias) = (b.layer_weight(&[4, 8, 1, 1], 8), b.bias(4));
@@ -113,9 +113,9 @@ fn a_weight_that_two_layers_share() {
 }
 
 #[test]
-fn a_weight_that_a_layer_shares_with_what_follows_from_it_stays() {
+fn a_weight_shared_with_a_later_dependent_layer_is_not_fitted() {
     let second: Second = |b, y| {
-        // Sums with the input keep all channels, so that both uses read the same.
+        // Additions of the input keep all channels, so that both uses have the same ones.
         let y = b.conv(y, 8, 4, 3, 1);
         let mut y = b.op("Add", &["x", &y], &[]);
         let w = b.layer_weight(&[4, 4, 1, 1], 4);
@@ -131,7 +131,7 @@ fn a_weight_that_a_layer_shares_with_what_follows_from_it_stays() {
     assert!(outcome.layers.iter().any(|layer| layer.errors.is_some()), "{:?}", outcome.layers);
 }
 
-/// The elements of a new weight, stored as another type, and cast back.
+/// Adds a weight that is stored in another element type and cast back.
 fn cast(b: &mut Builder, dtype: DataType, bytes: impl Fn(f32) -> [u8; 2]) -> String {
     let name = b.layer_weight(&[4, 8, 3, 3], 72);
     let tensor = b.graph.initializer.last_mut().unwrap();
@@ -147,7 +147,7 @@ fn conv_by(b: &mut Builder, y: &str, w: &str) -> String {
 }
 
 #[test]
-fn computed_weights() {
+fn computed_weights_are_fitted() {
     check(
         "moved and scaled",
         |b, y| {
@@ -206,12 +206,12 @@ fn conv(b: &mut Builder, y: &str, w: &str) -> String {
 }
 
 #[test]
-fn quantised_weights_stay_on_their_grid() {
+fn quantised_weights_are_fitted_to_their_grid() {
     let second: Second = |b, y| {
         let name = b.layer_weight(&[4, 8, 3, 3], 72);
         let tensor: &mut TensorProto = b.graph.initializer.last_mut().unwrap();
         let values: Vec<f32> = tensor.raw_data.as_chunks::<4>().0.iter().map(|of| f32::from_le_bytes(*of)).collect();
-        // Room for weights that grow.
+        // Leaves room on the grid for weights that grow.
         let code = |value: &f32| ((value / 0.004).round() as i8).cast_unsigned();
         tensor.data_type = DataType::Int8 as i32;
         tensor.raw_data = Bytes::from(values.iter().map(code).collect::<Vec<u8>>());
@@ -223,8 +223,8 @@ fn quantised_weights_stay_on_their_grid() {
 }
 
 #[test]
-fn a_bias_is_added_where_the_file_lacks_one() {
-    // What the removed channels gave is the same everywhere, which no weight can take over.
+fn a_missing_bias_is_added() {
+    // The removed channels contributed a constant, which no weight can replace.
     let outcome = refitted(
         &half(&network(true, |b, y| {
             let w = b.layer_weight(&[4, 8, 1, 1], 8);
@@ -236,7 +236,7 @@ fn a_bias_is_added_where_the_file_lacks_one() {
 }
 
 #[test]
-fn biases_of_layers_that_add_up_count_once() {
+fn layers_with_a_common_sum_get_one_bias() {
     let outcome = refitted(
         &half(&network(true, |b, y| {
             let (a, c) = (b.conv(y, 8, 4, 1, 1), b.conv(y, 8, 4, 1, 1));

@@ -1,5 +1,5 @@
-//! Refits of small networks whose removed channels are multiples of kept ones, so that the layer behind them can take their
-//! part over without error.
+//! Refits of small networks whose removed channels are multiples of kept ones, so that the layer after them can
+//! compensate for them exactly.
 #![allow(clippy::unwrap_used)]
 
 mod bounds;
@@ -28,7 +28,7 @@ use support::builder::Builder;
 use support::cuts::{Pruned, prune_model};
 use support::fixtures::runtime;
 
-/// The input of all networks here.
+/// The input shape of all networks in these tests.
 const INPUT: [usize; 4] = [2, 4, 8, 8];
 
 /// Random inputs `x` in chunks.
@@ -60,8 +60,8 @@ impl RefitData for Inputs {
     }
 }
 
-/// A convolution of 4 to 8 channels, ReLU, and what follows. The last four channels are half of the first; or, if
-/// `is_constant`, one everywhere.
+/// Builds a convolution of 4 to 8 channels, ReLU, and the layer `second`. The last four channels are half of the first
+/// four. If `is_constant`, they are one everywhere.
 fn network(is_constant: bool, second: impl Fn(&mut Builder, &str) -> String) -> ModelProto {
     let mut b = Builder::new(5);
     let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(1);
@@ -82,7 +82,7 @@ fn half(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
-/// A network with convolutions of 3x3 and 1x1 kernels and a sum of two values, half of it cut.
+/// Builds a network with 3x3 and 1x1 convolutions and a sum of two values, and cuts half of it.
 fn half_with_a_sum() -> Pruned {
     half(&network(false, |b, y| {
         let y = b.conv(y, 8, 8, 3, 1);
@@ -93,10 +93,10 @@ fn half_with_a_sum() -> Pruned {
     }))
 }
 
-/// What a refit did.
+/// The result of a refit.
 struct Outcome {
     layers: Vec<RefitLayer>,
-    /// The squared error of the network on inputs that nothing was fitted to, over the squares of its output.
+    /// The squared error of the network on held-out inputs, relative to the squares of its output.
     before: f64,
     after: f64,
     path: PathBuf,
@@ -104,7 +104,7 @@ struct Outcome {
 }
 
 fn options() -> RefitOptions {
-    // What is exact needs hardly any ridge.
+    // An exact solution needs hardly any ridge.
     RefitOptions { ridge: 1e-7, weighting: Weighting::Uniform, ..RefitOptions::default() }
 }
 
@@ -155,7 +155,7 @@ fn refitted_on(chunks: usize, pruned: &Pruned, options: &RefitOptions) -> Outcom
 }
 
 impl Outcome {
-    /// Every layer was fitted, and the error is gone but for this.
+    /// Asserts that every layer was fitted, and that at most the share `left` of the error remains.
     fn check(&self, what: &str, left: f64) {
         assert!(!self.layers.is_empty(), "{what}: no layers");
         assert!(self.layers.iter().all(|layer| layer.errors.is_some()), "{what}: {:?}", self.layers);

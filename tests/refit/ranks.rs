@@ -1,4 +1,4 @@
-//! Several ranks fit what one process does: the same rows count, and only rounding differs.
+//! Several ranks fit what one process does: the same rows are used, and only rounding differs.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,7 +14,7 @@ use onnx_diffprune::refit::RefitOptions;
 use super::{half_with_a_sum, options, refitted_on};
 use crate::support::fixtures::fixture;
 
-/// All weights of a file in one row.
+/// Returns all weights of a file in one vector.
 fn weights(path: &Path) -> Vec<f32> {
     let model = load(path).unwrap();
     let floats = |tensor: &&TensorProto| tensor.data_type == DataType::Float as i32;
@@ -25,7 +25,7 @@ fn weights(path: &Path) -> Vec<f32> {
     model.graph().initializer.iter().filter(floats).flat_map(values).collect()
 }
 
-/// How far weights are apart, over how far the fit moved them.
+/// Returns the distance of weights relative to their change by the fit.
 fn apart(found: &[f32], expected: &[f32], before: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
@@ -33,10 +33,10 @@ fn apart(found: &[f32], expected: &[f32], before: &[f32]) -> f64 {
 }
 
 #[test]
-fn sums_and_rows_of_all_ranks_make_the_fit_of_one_process() {
+fn several_ranks_fit_the_weights_of_one_process() {
     let pruned = half_with_a_sum();
     let before = weights(&pruned.path);
-    // With little memory the rows are held and not their products; of 16 chunks some are held back.
+    // With little memory, the rows are stored instead of their products. Of 16 chunks, some are held out.
     for (chunks, memory) in [(8, 1_500_000_000), (8, 40_000), (16, 1_500_000_000)] {
         let fit = |ranks: Arc<dyn Collective>| {
             let options = RefitOptions { memory, ranks, ridge: 1e-3, ..options() };
@@ -56,13 +56,13 @@ fn sums_and_rows_of_all_ranks_make_the_fit_of_one_process() {
     }
 }
 
-/// Cuts and refits the trained network as one rank; gives its weights and the held-out losses.
+/// Cuts and refits the trained network as one rank. Returns its weights and the held-out losses.
 fn refit_network(folder: &Path, ranks: Arc<dyn Collective>) -> Result<(Vec<f32>, [f64; 3]), Error> {
     let runtime = Runtime::open(None)?;
     let output = folder.join(format!("rank-{}.onnx", ranks.rank()));
     let analysis = Model::open(fixture("ddpm_fashion16.onnx"))?.analyse()?;
     let mut score = ScoreOptions::magnitude();
-    // The first rank reads what there is to read.
+    // Only the first rank reads the data.
     let data = if ranks.rank() == 0 { fixture("ddpm_fashion16/train_images.npy") } else { "nothing".into() };
     score.gradients.data = Some(data);
     let staged = analysis.score(&score, &runtime)?.cut(Ratio(0.3))?.stage(&output)?;
@@ -76,7 +76,7 @@ fn refit_network(folder: &Path, ranks: Arc<dyn Collective>) -> Result<(Vec<f32>,
 }
 
 #[test]
-fn a_network_is_refitted_on_two_ranks_as_by_one_process() {
+fn a_refit_on_two_ranks_agrees_with_one_process() {
     let folder = tempfile::tempdir().unwrap();
     let (expected, losses) = refit_network(folder.path(), Arc::new(Alone)).unwrap();
     assert!(losses[2] < losses[1], "{losses:?}");

@@ -1,5 +1,5 @@
-//! Devices without a GPU: what is refused and why, where nodes run, and sums of gradients by bound tensors, which work on
-//! the CPU's memory as they do on a device's.
+//! Devices on a machine without a GPU: which are refused and why, where nodes run, and sums of gradients in bound
+//! tensors, which work in CPU memory as in device memory.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -28,7 +28,7 @@ fn inputs_of(session: &Session) -> Vec<(String, Array)> {
 }
 
 #[test]
-fn every_device_is_usable_or_says_why_not() {
+fn every_device_is_usable_or_has_a_reason() {
     assert_eq!(runtime().device_status(Device::Cpu).refused, None);
     for device in [Device::Cuda(0), Device::TensorRt(0)] {
         let status = runtime().device_status(device);
@@ -42,8 +42,8 @@ fn every_device_is_usable_or_says_why_not() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error_or_a_reported_fallback() {
-    // No machine has this many.
+fn a_missing_device_is_an_error_or_a_reported_fallback() {
+    // No machine has this many GPUs.
     let device = Device::Cuda(999);
     let path = fixture("ddpm_fashion16.onnx");
     let error = runtime().session_from_file(&path, &SessionOptions { device, ..Default::default() }).unwrap_err();
@@ -58,19 +58,19 @@ fn a_device_that_is_not_there_is_an_error_or_a_reported_fallback() {
 }
 
 #[test]
-fn the_library_says_where_nodes_run() {
+fn the_placement_of_nodes_is_reported() {
     let session = network(&SessionOptions { record_placement: true, ..Default::default() });
-    let placement = session.execution().placement.clone().expect("the library says where nodes run");
+    let placement = session.execution().placement.clone().expect("the placement of nodes is known");
     assert_eq!(placement.providers.len(), 1);
     assert!(placement.nodes_on("CPUExecutionProvider") > 100, "{placement}");
     assert!(placement.fallen_back(Device::Cpu).is_empty());
-    // The same nodes are a fallback if another device was wanted.
+    // The same nodes count as a fallback if another device was requested.
     assert!(!placement.fallen_back(Device::Cuda(0)).is_empty());
     assert_eq!(network(&SessionOptions::default()).execution().placement, None);
 }
 
 #[test]
-fn bound_tensors_give_what_a_run_gives() {
+fn runs_with_bound_tensors_return_the_outputs_of_a_plain_run() {
     let mut session = network(&SessionOptions::default());
     let inputs = inputs_of(&session);
     let expected = session.run(&inputs).unwrap();
@@ -84,7 +84,7 @@ fn bound_tensors_give_what_a_run_gives() {
     }
     bound.run().unwrap();
     assert_eq!(output.values().unwrap(), expected_values);
-    // What is bound stays; what is set again is taken.
+    // Bound inputs are kept. An input that is set again is replaced.
     let mut changed = inputs[0].1.clone();
     if let ArrayData::F32(values) = &mut changed.data {
         values.iter_mut().for_each(|value| *value += 0.5);
@@ -99,7 +99,7 @@ fn bound_tensors_give_what_a_run_gives() {
     assert_eq!(error.to_string(), "input \"timestep\" must be i64, found f32");
 }
 
-/// Samples, noise and timesteps drawn by a formula.
+/// Samples, noise and timesteps from a formula.
 struct Task {
     timesteps: Vec<f64>,
     batch: usize,
@@ -168,7 +168,7 @@ fn assert_same(one: &Accumulated, other: &Accumulated) {
 #[test]
 fn sums_on_the_device_equal_sums_on_the_cpu() {
     let task = Task { timesteps: vec![3.0, 200.0, 700.0], batch: 2 };
-    // One run a timestep, then two.
+    // One run per timestep, then two.
     for micro_batch in [2, 1] {
         let graph = graph(micro_batch);
         let (mut direct, mut bound) = (pass(&graph, false), pass(&graph, true));
@@ -182,7 +182,7 @@ fn sums_on_the_device_equal_sums_on_the_cpu() {
             });
             assert_eq!(sums[0].kept(), 3);
             assert_same(&sums[0], &sums[1]);
-            // The comparison sees a single wrong number.
+            // The comparison detects a single wrong element.
             let value = sums[1].sums.iter_mut().flatten().max_by(|a, b| a.total_cmp(b)).unwrap();
             *value *= 1.001;
             assert!(std::panic::catch_unwind(|| assert_same(&sums[0], &sums[1])).is_err());
@@ -191,7 +191,7 @@ fn sums_on_the_device_equal_sums_on_the_cpu() {
 }
 
 #[test]
-fn sums_on_the_device_can_be_read_and_gone_on_from() {
+fn sums_on_the_device_can_be_read_and_resumed() {
     let task = Task { timesteps: vec![3.0, 200.0, 700.0], batch: 1 };
     let graph = graph(1);
     let how = options(false, 1);
@@ -208,7 +208,7 @@ fn sums_on_the_device_can_be_read_and_gone_on_from() {
     })
     .unwrap();
     assert_same(&whole, &sum);
-    // From the copy in the middle, in a new pass.
+    // Resumes from a copy taken half way, in a new pass.
     let mut resumed = begun.expect("the second timestep was visited");
     assert_eq!((resumed.visited, resumed.curve.len()), (2, 2));
     assert!(!resumed.complete);
@@ -218,7 +218,7 @@ fn sums_on_the_device_can_be_read_and_gone_on_from() {
 
 #[test]
 fn the_timestep_at_which_a_prefix_ends_is_not_summed_on_the_device() {
-    // The loss at the second timestep cannot reach twice the largest.
+    // The loss at the second timestep cannot reach twice the largest one, so the prefix ends.
     let task = Task { timesteps: vec![3.0, 200.0], batch: 1 };
     let graph = graph(1);
     let how = AccumulateOptions { threshold: 2.0, ..options(false, 1) };
@@ -227,7 +227,7 @@ fn the_timestep_at_which_a_prefix_ends_is_not_summed_on_the_device() {
     accumulate(&mut bound, model(), &task, &how, None, &mut sum, goes_on).unwrap();
     assert_eq!((sum.visited, sum.kept(), sum.complete), (1, 0, true));
     assert!(sum.sums.iter().all(Vec::is_empty));
-    // A plain run of the same pass still shows every gradient.
+    // A plain run of the same pass still returns every gradient.
     let gradients = bound.run(model(), &task.inputs(0, 0..1).unwrap()).unwrap();
     assert!((gradients.loss - sum.curve[0].loss).abs() < 1e-6 * gradients.loss);
     assert!(gradients.uses.iter().flatten().any(|value| *value != 0.0));

@@ -1,4 +1,4 @@
-//! ONNX Runtime through this package's own interface.
+//! ONNX Runtime through the interface of this package.
 #![allow(clippy::unwrap_used)]
 
 mod devices;

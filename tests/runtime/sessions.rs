@@ -1,7 +1,7 @@
-//! ONNX Runtime through this package's own interface: a real network, small models in every element type, external
-//! data, and the errors of libraries, models and inputs that cannot work.
+//! ONNX Runtime through the interface of this package: a real network, small models in every element type, external
+//! data, and the errors of invalid libraries, models and inputs.
 //!
-//! The library is found by the normal search, for instance in the `.venv` that `make venv` creates.
+//! The normal search finds the library, for instance in the `.venv` that `make venv` creates.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,19 +18,19 @@ use prost::Message;
 use crate::support::builder::{model_of, node, value_of};
 use crate::support::fixtures::{fixture, runtime};
 
-/// A session for the trained network in the fixtures.
+/// Opens a session for the trained network in the fixtures.
 fn network(optimization: Optimization) -> Session {
     let options = SessionOptions { threads: Some(1), optimization, ..SessionOptions::default() };
     runtime().session_from_file(&fixture("ddpm_fashion16.onnx"), &options).unwrap()
 }
 
-/// Inputs for a session, drawn at random.
+/// Returns random inputs for a session.
 fn inputs_of(session: &Session) -> Vec<(String, Array)> {
     let specs: Vec<InputSpec> = session.inputs().iter().map(InputSpec::from).collect();
     draw(&specs, &BTreeMap::new(), 3).unwrap()
 }
 
-/// The bytes of a model with one node from `x` (and initializers) to `y`, of one axis named `n`.
+/// Returns the bytes of a model with one node from `x` (and initializers) to `y`, of one axis named `n`.
 fn model(operator: &str, element_type: i32, initializers: Vec<TensorProto>) -> Vec<u8> {
     let inputs: Vec<&str> = ["x"].into_iter().chain(initializers.iter().map(|tensor| tensor.name.as_str())).collect();
     let graph = GraphProto {
@@ -72,12 +72,12 @@ fn sessions_are_measured_in_turns() {
         assert!(latency.min_ms > 0.0 && latency.min_ms <= latency.median_ms);
     }
     let limited = one.median_latency(&inputs, 1_000_000, 1, 0.0).unwrap();
-    assert_eq!(limited.run_count, 1, "one run is measured even without time");
+    assert_eq!(limited.run_count, 1, "at least one run is measured, whatever the time limit");
     assert!(interleaved_latency(&mut [&mut one], &[], 1, 0, 1.0).is_err());
 }
 
 #[test]
-fn every_element_type_goes_in_and_comes_out() {
+fn every_element_type_can_be_input_and_output() {
     for code in [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16] {
         let element_type = ElementType::from_onnx(code).unwrap();
         let mut session =
@@ -111,14 +111,14 @@ fn external_data_is_found_in_the_given_folder() {
     let ones = Array::new(vec![2], ArrayData::F32(vec![1.0, 1.0])).unwrap();
     let outputs = session.run(&[("x".to_owned(), ones)]).unwrap();
     assert_eq!(outputs[0].1.data, ArrayData::F32(vec![2.5, -1.0]));
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stays in the folder");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no other file should be left in the folder");
     let elsewhere = tempfile::tempdir().unwrap();
     let options = SessionOptions { external_data_folder: Some(elsewhere.path().to_owned()), ..Default::default() };
     assert_eq!(runtime().session_from_bytes(&model, &options).unwrap_err().kind(), RuntimeErrorKind::Model);
 }
 
 #[test]
-fn models_that_cannot_work_are_errors() {
+fn invalid_models_are_errors() {
     let options = SessionOptions::default();
     for bytes in [b"".as_slice(), b"not a model", &model("NoSuchOperator", 1, vec![]), &model("Relu", 9, vec![])] {
         let error = runtime().session_from_bytes(bytes, &options).unwrap_err();
@@ -131,7 +131,7 @@ fn models_that_cannot_work_are_errors() {
 }
 
 #[test]
-fn inputs_that_do_not_fit_are_named() {
+fn errors_of_inputs_name_the_input() {
     let mut session = network(Optimization::Basic);
     let inputs = inputs_of(&session);
     let without = session.run(&inputs[..1]).unwrap_err();
@@ -149,11 +149,11 @@ fn inputs_that_do_not_fit_are_named() {
     assert_eq!(error.kind(), RuntimeErrorKind::Input);
     let mut other = inputs;
     other[0].1.dims = vec![3, 1, 16, 16];
-    assert!(session.run(&other).is_err(), "elements that do not fill the dimensions");
+    assert!(session.run(&other).is_err(), "too few elements for the dimensions should be an error");
 }
 
 #[test]
-fn the_library_is_known_and_stays() {
+fn the_library_is_known_and_stays_loaded() {
     let runtime = runtime();
     assert!(runtime.version().starts_with("1."));
     assert!(runtime.execution_providers().contains(&"CPUExecutionProvider".to_owned()));
@@ -169,12 +169,12 @@ fn the_library_is_known_and_stays() {
 }
 
 #[test]
-fn tensors_are_copied_by_a_graph_as_they_are_in_place() {
+fn tensors_are_copied_by_a_graph_as_in_place() {
     let bound = BoundSession::new(network(Optimization::None)).unwrap();
     for mut transfer in
         [Transfer::new(runtime(), Device::Cpu).unwrap(), Transfer::by_graph(runtime(), Device::Cpu).unwrap()]
     {
-        // Tensors of several shapes, one of them without axes.
+        // Tensors of several shapes, one of them a scalar.
         for dims in [vec![2, 3], vec![], vec![5]] {
             let values: Vec<f32> = (0..dims.iter().product()).map(|at: usize| at as f32 - 1.5).collect();
             let (mut first, mut second) = (bound.device_tensor(&dims).unwrap(), bound.device_tensor(&dims).unwrap());

@@ -1,6 +1,6 @@
-//! What follows from the source: the order of the modules, the index and the table of operators, the generated types.
+//! Checks of the source: the order of the modules, the index and the table of operators, the generated types.
 //!
-//! `UPDATE=1 cargo test --test source` writes what is generated.
+//! `UPDATE=1 cargo test --test source` writes the generated files.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod ops_index;

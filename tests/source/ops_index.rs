@@ -1,6 +1,7 @@
-//! The indices of operators, `src/ops/fused.rs` and `src/ops/standard.rs`, and their table, `docs/operators.md`, follow from the files of `src/ops/`.
+//! The indices of operators, `src/ops/fused.rs` and `src/ops/standard.rs`, and their table, `docs/operators.md`, are
+//! generated from the files of `src/ops/`.
 //!
-//! `UPDATE=1 cargo test --test source` writes them; without it, the test fails where one of them is stale.
+//! `UPDATE=1 cargo test --test source` writes them. Without it, the test fails if one of them is stale.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,12 +13,12 @@ struct OpsFile {
     folder: &'static str,
     /// Name of the module.
     module: String,
-    /// Its text.
+    /// The text of the file.
     text: String,
 }
 
 impl OpsFile {
-    /// The registrations that `RULES` lists, as they are written.
+    /// Returns the registrations that `RULES` lists, as written.
     fn registrations(&self) -> Vec<&str> {
         let start = self.text.find("static RULES").unwrap_or_else(|| panic!("{} has no RULES", self.module));
         let rest = &self.text[start..];
@@ -25,24 +26,24 @@ impl OpsFile {
         list.split("Registration::").skip(1).collect()
     }
 
-    /// The lines of the header, without the comment marks.
+    /// Returns the lines of the header, without the comment markers.
     fn header(&self) -> Vec<&str> {
         let lines = self.text.lines().map_while(|line| line.strip_prefix("//!"));
         lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect()
     }
 
-    /// The paragraph that begins with `label`, as one line without the label.
+    /// Returns the paragraph that begins with `label`, as one line without the label.
     fn paragraph(&self, label: &str) -> String {
         let header = self.header();
         let lines = header.iter().skip_while(|line| !line.starts_with(label)).take_while(|line| !line.is_empty());
         let text = lines.copied().collect::<Vec<_>>().join(" ");
-        assert!(!text.is_empty(), "the header of {}.rs says nothing of {label}", self.module);
+        assert!(!text.is_empty(), "the header of {}.rs has no paragraph {label}", self.module);
         let text = text[label.len()..].trim().to_owned();
-        // Links to other items mean nothing outside of rustdoc; a bar would end the cell.
+        // Links to other items work in rustdoc only. A bar would end the table cell.
         text.replace("[`", "`").replace("`]", "`").replace('|', "\\|")
     }
 
-    /// The page of the specification and what the header says of versions.
+    /// Returns the page of the specification and the versions that the header lists.
     fn spec(&self) -> String {
         let text = self.paragraph("Spec:");
         let Some((pages, rest)) = text.rsplit_once('>') else { return text };
@@ -57,13 +58,15 @@ impl OpsFile {
         format!("{} {rest}", links.join(", ")).trim().to_owned()
     }
 
-    /// The further rules that the implementation of a registration has: what has them not refuses, or does nothing.
+    /// Returns the optional rules that the implementation of a registration has. An operator without them is refused
+    /// there, or needs none.
     fn further(&self, registration: &str) -> Vec<&'static str> {
         let mut blocks = self.text.split("\nimpl Operator for ").skip(1);
         // The name of the type, as in `&X)` or `X::parse(` or `Box::new(X)`.
         let words: BTreeSet<&str> = registration.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
         let block = blocks.find(|block| words.contains(block.split(' ').next().unwrap()));
-        let block = block.unwrap_or_else(|| panic!("{}.rs: what implements {registration}", self.module));
+        let block =
+            block.unwrap_or_else(|| panic!("{}.rs: no implementation of Operator for {registration}", self.module));
         let block = &block[..block.find("\n}").unwrap()];
         let has = |rule: &&str| block.contains(&format!("    fn {rule}(&self"));
         ["patch", "macs", "lower", "gradient"].into_iter().filter(has).collect()
@@ -74,7 +77,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// The folders of operators, with what stands in them.
+/// The folders of operators, with descriptions.
 const FOLDERS: [(&str, &str); 2] = [
     (
         "fused",
@@ -101,7 +104,7 @@ fn files_in(folder: &'static str) -> Vec<OpsFile> {
         .collect()
 }
 
-/// Fails if the file at `path` is not `expected`, or makes it so.
+/// Fails if the file at `path` is not `expected`. With `UPDATE=1`, writes it.
 fn check(path: &str, expected: &str) {
     let full = root().join(path);
     if std::env::var_os("UPDATE").is_some() {
@@ -169,7 +172,7 @@ fn the_table_lists_every_operator() {
             );
             return;
         }
-        // Operators of one file share a row where they have the same rules.
+        // Operators of one file share a row if they have the same rules.
         let mut rows: Vec<(Vec<String>, Vec<&str>)> = Vec::new();
         for (registration, rule) in file.registrations().into_iter().zip(rules.by_ref()) {
             let further = file.further(registration);
@@ -188,14 +191,14 @@ fn the_table_lists_every_operator() {
             writeln!(text, "| {} | {spec} | {coupling} | {} |", types.join(" "), further.join(", ")).unwrap();
         }
     }
-    assert!(rules.next().is_none(), "an operator stands in no file");
+    assert!(rules.next().is_none(), "an operator is registered in no file");
     check("docs/operators.md", &text);
 }
 
 #[test]
-fn no_operator_is_covered_twice() {
+fn no_operator_is_registered_twice() {
     let mut seen = BTreeSet::new();
     for op in onnx_diffprune::ops::all().flat_map(|op| op.op_types()) {
-        assert!(seen.insert(op), "{op:?} is covered twice");
+        assert!(seen.insert(op), "{op:?} is registered twice");
     }
 }

@@ -1,6 +1,6 @@
-//! The order of the rooms: the modules of the library, of which each imports only earlier ones.
+//! The order of the rooms: each module of the library imports only earlier ones.
 //!
-//! [`ROOMS`] is the one list; `docs/how-it-works.md` shows it, and a test compares the two.
+//! [`ROOMS`] is the only list. `docs/how-it-works.md` shows it, and a test compares the two.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,56 +8,56 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
-/// The modules of `src/`, lowest first, with what stands in them.
+/// The modules of `src/`, lowest first, with their contents.
 const ROOMS: &[(&str, &str)] = &[
-    ("error", "the error of the library"),
-    ("files", "files of a run: regular ones read, outputs that take their places together, temporary ones"),
-    ("onnx", "the file format, the builder of nodes, the search for dead code"),
+    ("error", "the error type of the library"),
+    ("files", "files of a run: checks of inputs, outputs that are moved into place together, temporary files"),
+    ("onnx", "the file format, the builder of nodes, the search for unused nodes"),
     ("array", "arrays in memory"),
     ("npz", "NumPy's files"),
-    ("kernels", "our operators for the CPU"),
-    ("metrics", "what a long run tells of itself: lines of JSON, TensorBoard's event files"),
-    ("collective", "several processes that work as one"),
+    ("kernels", "custom operators for the CPU"),
+    ("metrics", "metrics of a long run: lines of JSON, TensorBoard's event files"),
+    ("collective", "collective operations of several processes"),
     ("runtime", "ONNX Runtime: libraries, devices, sessions"),
-    ("graph", "a model in memory, its nodes and values, sizes, what is known of a value"),
+    ("graph", "a model in memory: its nodes and values, sizes, constant values"),
     ("write", "streaming a model into a file"),
-    ("operator", "what every stage offers to an operator, and what it asks of it"),
+    ("operator", "the interface between the stages and the operators"),
     ("ops", "the operators"),
     ("infer", "shapes and constants"),
-    ("load", "reading and checking a model, functions and decided branches inlined"),
+    ("load", "reading and checking a model, with functions and constant branches inlined"),
     ("fold", "weights that the graph computes from constants"),
-    ("lower", "fused nodes in standard operators"),
-    ("couple", "which channels live or die together"),
-    ("macs", "parameters, multiply-accumulates, memory"),
+    ("lower", "fused nodes rewritten in standard operators"),
+    ("couple", "which channels must be removed together"),
+    ("macs", "counts of parameters, MACs and memory"),
     ("analysis", "all of the above for one model"),
-    ("inputs", "inputs drawn at random"),
+    ("inputs", "random inputs"),
     ("gradient", "differentiation, loss terms, choice of kernels, sums over timesteps"),
     ("diffusion", "schedules, processes, data, sampling"),
     ("score", "the criteria"),
     ("select", "which channels are removed"),
     ("rewrite", "the smaller graph"),
-    ("changed", "weights that were given new values after a cut"),
+    ("changed", "weights that changed after a cut"),
     ("refit", "weights fitted by least squares after a cut"),
     ("plan", "the plan file"),
-    ("verify", "the proof"),
+    ("verify", "verification of a cut"),
     ("training", "artifacts for training sessions"),
     ("evaluate", "similarity of images, distances between sets of features"),
     ("finetune", "training of a network by its denoising loss and a teacher"),
-    ("pipeline", "folders of pipelines: components, configurations, what stands around a network"),
-    ("deploy", "networks in the form in which runtimes run them"),
+    ("pipeline", "folders of pipelines: components, configurations, the files around a network"),
+    ("deploy", "conversion of networks for runtimes"),
     ("prune", "all stages in order, as callers of the library see them"),
     ("report", "the page with costs, losses and kept channels"),
     ("cli", "the command line"),
 ];
 
-/// A path from a file into another room, and where it is written.
+/// A path in a file that leads to another room, and its line.
 #[derive(Debug)]
 struct Import {
     room: String,
     line: usize,
 }
 
-/// Collects the rooms that a file names, outside tests.
+/// Collects the rooms that a file names outside of tests.
 struct Imports {
     /// The module of the file, `["graph", "dim"]`.
     module: Vec<String>,
@@ -73,7 +73,7 @@ fn is_test_only(attributes: &[syn::Attribute]) -> bool {
 }
 
 impl Imports {
-    /// Notes the room of a path that begins with `crate` or `super`.
+    /// Records the room of a path that begins with `crate` or `super`.
     fn note(&mut self, segments: &[String], line: usize) {
         let absolute: Vec<String> = match segments.first().map(String::as_str) {
             Some("crate") => segments[1..].to_vec(),
@@ -84,7 +84,7 @@ impl Imports {
             }
             _ => return,
         };
-        // The root itself may be named by a glob or as a whole; nothing imports all of it.
+        // A glob or the root itself may name the crate as a whole. No module imports that.
         let room = absolute.first().cloned().unwrap_or_else(|| "(the root)".to_owned());
         if self.module.first() != Some(&room) {
             self.found.push(Import { room, line });
@@ -102,7 +102,7 @@ impl Imports {
         }
     }
 
-    /// Paths inside macros, which are not parsed.
+    /// Visits paths inside macros, which are not parsed.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut at = 0;
@@ -157,7 +157,7 @@ impl<'a> Visit<'a> for Imports {
         self.note_tree(&item.tree, &[]);
     }
 
-    // `pub(in crate::ops)` names a module, but imports nothing.
+    // `pub(in crate::ops)` names a module but imports nothing.
     fn visit_visibility(&mut self, _: &'a syn::Visibility) {}
 
     fn visit_path(&mut self, path: &'a syn::Path) {
@@ -178,7 +178,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// All files of a folder and of those in it.
+/// Returns all files of a folder and its subfolders.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -193,7 +193,7 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The rooms that a text, the file of `module`, names.
+/// Returns the rooms that a text names, as the file of `module`.
 fn imports(module: &[&str], text: &str) -> Vec<Import> {
     let mut imports = Imports { module: module.iter().map(|name| (*name).to_owned()).collect(), found: Vec::new() };
     imports.visit_file(&syn::parse_file(text).unwrap());
@@ -215,17 +215,17 @@ fn no_room_imports_a_later_one() {
             continue;
         }
         let Some(own) = place(module[0]) else {
-            faults.push(format!("{}: the module {} is on no list", path.display(), module[0]));
+            faults.push(format!("{}: the module {} is not in ROOMS", path.display(), module[0]));
             continue;
         };
-        // A test of a module may stand in a file of its own.
+        // The tests of a module may be in a file of their own.
         if module.last() == Some(&"tests") {
             continue;
         }
         for import in imports(&module, &std::fs::read_to_string(&path).unwrap()) {
             let at = format!("src/{}.rs:{}", relative.display(), import.line);
             match place(&import.room) {
-                None => faults.push(format!("{at}: {} is on no list", import.room)),
+                None => faults.push(format!("{at}: {} is not in ROOMS", import.room)),
                 Some(place) if place > own => {
                     faults.push(format!("{at}: {} imports the later {}", module[0], import.room))
                 }
@@ -237,7 +237,7 @@ fn no_room_imports_a_later_one() {
 }
 
 #[test]
-fn operators_need_nothing_but_what_the_stages_offer_them() {
+fn operators_import_only_operator_graph_and_onnx() {
     let allowed = BTreeSet::from(["operator", "graph", "onnx"]);
     let source = root().join("src");
     for path in files(&source.join("ops")) {
@@ -250,7 +250,7 @@ fn operators_need_nothing_but_what_the_stages_offer_them() {
 }
 
 #[test]
-fn every_way_to_write_an_import_is_seen() {
+fn every_form_of_import_is_recognised() {
     let rooms =
         |text: &str| -> Vec<String> { imports(&["write", "slice"], text).into_iter().map(|i| i.room).collect() };
     assert_eq!(rooms("use crate::verify::verify;"), ["verify"]);
@@ -266,7 +266,7 @@ fn every_way_to_write_an_import_is_seen() {
 }
 
 #[test]
-fn the_documents_show_the_list() {
+fn how_it_works_lists_the_rooms() {
     let text = std::fs::read_to_string(root().join("docs/how-it-works.md")).unwrap();
     let rows: Vec<String> = ROOMS.iter().map(|(room, what)| format!("| `{room}` | {what} |")).collect();
     let table = rows.join("\n");

@@ -1,15 +1,15 @@
-//! Temporary files are made in one place, so that a signal that ends the program finds them all; and files are opened in
-//! one place, so that a pipe or device never is.
+//! Temporary files are created in one place, so that a signal that ends the program can remove them all. Files are
+//! opened in one place, so that a pipe or device is never opened.
 
 use std::path::Path;
 
 use super::rooms::files;
 
-/// Where files are opened and temporary ones made; the libraries of ONNX Runtime and what the system tells are looked at in
-/// a room of their own.
+/// The folders in which files are opened and temporary files created. The runtime module opens the libraries of ONNX
+/// Runtime and files of the system.
 const ALLOWED: [&str; 2] = ["src/files/", "src/runtime/"];
 
-/// What must not be called elsewhere.
+/// Calls that must not occur elsewhere.
 const WORDS: [&str; 9] = [
     "tempfile::",
     "temp_dir()",
@@ -23,7 +23,7 @@ const WORDS: [&str; 9] = [
 ];
 
 #[test]
-fn files_are_opened_and_made_in_one_place() {
+fn files_are_opened_and_created_in_one_place() {
     let mut found = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for path in files(&root.join("src")) {
@@ -35,7 +35,7 @@ fn files_are_opened_and_made_in_one_place() {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        // Tests stand at the end of a file; documentation shows what callers do.
+        // Tests are at the end of a file. Examples in documentation are code of callers.
         let code = text.split("#[cfg(test)]\n").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
             let is_called = |word: &str| {

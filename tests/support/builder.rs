@@ -1,4 +1,4 @@
-//! Networks built node by node, with random weights that are the same in every run.
+//! Networks built node by node, with pseudo-random weights that are the same in every run.
 
 use onnx_diffprune::onnx::tensor_shape_proto::Dimension;
 use onnx_diffprune::onnx::tensor_shape_proto::dimension::Value;
@@ -7,7 +7,7 @@ use onnx_diffprune::onnx::{
     ValueInfoProto, attr_float, attr_int, attr_ints, type_proto,
 };
 
-/// A node.
+/// Builds a node.
 pub(crate) fn node(name: &str, op_type: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     NodeProto {
@@ -19,14 +19,14 @@ pub(crate) fn node(name: &str, op_type: &str, inputs: &[&str], outputs: &[&str])
     }
 }
 
-/// A declared float value.
+/// Builds the declaration of a float32 value.
 pub(crate) fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
     let sizes: Vec<String> = dims.iter().map(i64::to_string).collect();
     let sizes: Vec<&str> = sizes.iter().map(String::as_str).collect();
     value_of(name, 1, Some(&sizes))
 }
 
-/// A declared value of the type that ONNX numbers so; what is no number among its sizes is a symbol.
+/// Builds the declaration of a value with an ONNX element type. A size that is not a number becomes a symbol.
 pub(crate) fn value_of(name: &str, elem_type: i32, sizes: Option<&[&str]>) -> ValueInfoProto {
     let dim = |size: &&str| Dimension {
         value: Some(match size.parse() {
@@ -41,14 +41,14 @@ pub(crate) fn value_of(name: &str, elem_type: i32, sizes: Option<&[&str]>) -> Va
     ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
-/// A float tensor with elements 0, 1, 2, …
+/// Builds a float32 tensor with elements 0, 1, 2, …
 pub(crate) fn counting(name: &str, dims: &[i64]) -> TensorProto {
     let count: i64 = dims.iter().product();
     let elements: Vec<f32> = (0..count).map(|at| at as f32).collect();
     TensorProto::of_floats(name, &elements, dims)
 }
 
-/// The model of a graph.
+/// Builds the model of a graph.
 pub(crate) fn model_of(opset: i64, graph: GraphProto) -> ModelProto {
     let import = |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
     let mut opset_import = vec![import("", opset)];
@@ -58,7 +58,7 @@ pub(crate) fn model_of(opset: i64, graph: GraphProto) -> ModelProto {
     ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() }
 }
 
-/// The domain of ONNX Runtime's own operators.
+/// The domain of ONNX Runtime's contributed operators.
 const MICROSOFT: &str = "com.microsoft";
 
 /// A network under construction. Values are known by their names.
@@ -71,18 +71,18 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// No nodes yet; the weights follow from a seed.
+    /// Creates a network without nodes, whose weights follow from a seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self::with_opset(21, seed)
     }
 
-    /// The same in another version of the standard operators.
+    /// Creates a network in another version of the standard operators.
     pub(crate) fn with_opset(opset: i64, seed: u64) -> Self {
         let graph = GraphProto { name: "net".to_owned(), ..GraphProto::default() };
         Self { opset, graph, random: seed }
     }
 
-    /// A number of many, uniform in -1..1.
+    /// Returns the next pseudo-random number, uniform in -1..1.
     fn next(&mut self) -> f32 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 40) as f32 / (1u64 << 23) as f32 - 1.0
@@ -94,53 +94,53 @@ impl Builder {
         name
     }
 
-    /// A vector of integers.
+    /// Adds a vector of integers.
     pub(crate) fn ints(&mut self, values: &[i64]) -> String {
         self.ints_of(values, &[values.len() as i64])
     }
 
-    /// Integers of any shape.
+    /// Adds integers of any shape.
     pub(crate) fn ints_of(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.tensor("constant", |name| TensorProto::of_ints(name, values, dims))
     }
 
-    /// Floats of any shape.
+    /// Adds floats of any shape.
     pub(crate) fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
         self.tensor("constant", |name| TensorProto::of_floats(name, values, dims))
     }
 
-    /// A scalar.
+    /// Adds a scalar.
     pub(crate) fn float(&mut self, value: f32) -> String {
         self.floats(&[value], &[])
     }
 
-    /// A weight with elements in `centre ± spread`, called `weight_` and a number.
+    /// Adds a weight with elements in `centre ± spread`, named `weight_` and a number.
     pub(crate) fn weight_around(&mut self, dims: &[i64], centre: f32, spread: f32) -> String {
         let values: Vec<f32> = (0..dims.iter().product::<i64>()).map(|_| centre + spread * self.next()).collect();
         self.tensor("weight", |name| TensorProto::of_floats(name, &values, dims))
     }
 
-    /// A weight with elements in -1..1.
+    /// Adds a weight with elements in -1..1.
     pub(crate) fn weight(&mut self, dims: &[i64]) -> String {
         self.weight_around(dims, 0.0, 1.0)
     }
 
-    /// A weight that keeps the magnitude of what it contracts `fan_in` of.
+    /// Adds a weight that preserves the magnitude of its input, of which `fan_in` elements contribute to one output.
     pub(crate) fn layer_weight(&mut self, dims: &[i64], fan_in: i64) -> String {
         self.weight_around(dims, 0.0, (3.0 / fan_in as f32).sqrt())
     }
 
-    /// A bias.
+    /// Adds a bias.
     pub(crate) fn bias(&mut self, count: i64) -> String {
         self.weight_around(&[count], 0.0, 0.5)
     }
 
-    /// Writes down the sizes of a value, as exporters do.
+    /// Declares the sizes of a value, as exporters do.
     pub(crate) fn declare(&mut self, name: &str, sizes: &[&str]) {
         self.graph.value_info.push(value_of(name, 1, Some(sizes)));
     }
 
-    /// A node with several outputs.
+    /// Adds a node with several outputs.
     pub(crate) fn ops(
         &mut self,
         op: &str,
@@ -158,12 +158,12 @@ impl Builder {
         output
     }
 
-    /// A node with one output.
+    /// Adds a node with one output.
     pub(crate) fn op(&mut self, op: &str, inputs: &[&str], attributes: &[AttributeProto]) -> String {
         self.ops(op, inputs, attributes, 1).remove(0)
     }
 
-    /// A node of ONNX Runtime's own operators with several outputs.
+    /// Adds a node of ONNX Runtime's contributed operators with several outputs.
     pub(crate) fn fused(
         &mut self,
         op: &str,
@@ -176,7 +176,7 @@ impl Builder {
         outputs
     }
 
-    /// A node of ONNX Runtime's own operators with the outputs of given names; an empty one is omitted.
+    /// Adds such a node with named outputs. An empty name omits the output.
     pub(crate) fn fused_to(
         &mut self,
         op: &str,
@@ -190,7 +190,7 @@ impl Builder {
         node.output.clone()
     }
 
-    /// A convolution that keeps height and width.
+    /// Adds a convolution that keeps height and width.
     pub(crate) fn conv(&mut self, x: &str, from: i64, to: i64, kernel: i64, groups: i64) -> String {
         let per_group = from / groups;
         let w = self.layer_weight(&[to, per_group, kernel, kernel], per_group * kernel * kernel);
@@ -199,14 +199,14 @@ impl Builder {
         self.op("Conv", &[x, &w, &b], &[attr_ints("pads", &pads), attr_int("group", groups)])
     }
 
-    /// A linear layer on the last axis: MatMul and Add.
+    /// Adds a linear layer on the last axis: MatMul and Add.
     pub(crate) fn linear(&mut self, x: &str, from: i64, to: i64) -> String {
         let (w, b) = (self.layer_weight(&[from, to], from), self.bias(to));
         let y = self.op("MatMul", &[x, &w], &[]);
         self.op("Add", &[&y, &b], &[])
     }
 
-    /// Group normalisation as exporters write it, over `[n, channels, height, width]`.
+    /// Adds a group normalisation as exporters write it, over `[n, channels, height, width]`.
     pub(crate) fn group_norm(&mut self, x: &str, channels: i64, groups: i64) -> String {
         let split = self.ints(&[0, groups, -1]);
         let (ones, zeros) = (self.weight_around(&[groups], 1.0, 0.0), self.weight_around(&[groups], 0.0, 0.0));
@@ -220,13 +220,13 @@ impl Builder {
         self.op("Add", &[&y, &bias], &[])
     }
 
-    /// `x * sigmoid(x)`.
+    /// Adds `x * sigmoid(x)`.
     pub(crate) fn silu(&mut self, x: &str) -> String {
         let gate = self.op("Sigmoid", &[x], &[]);
         self.op("Mul", &[x, &gate], &[])
     }
 
-    /// Self-attention over `[n, tokens, channels]` with a residual connection.
+    /// Adds self-attention over `[n, tokens, channels]` with a residual connection.
     pub(crate) fn attention(&mut self, x: &str, channels: i64, heads: i64) -> String {
         let split = self.ints(&[0, 0, heads, channels / heads]);
         let merged = self.ints(&[0, 0, channels]);
@@ -247,7 +247,7 @@ impl Builder {
         self.op("Add", &[x, &y], &[])
     }
 
-    /// A gated linear unit on the last axis, whose halves a Split makes, and the layer that follows it.
+    /// Adds a gated linear unit on the last axis, whose halves come from a Split, and the linear layer that follows it.
     pub(crate) fn gated(&mut self, x: &str, channels: i64, hidden: i64) -> String {
         let y = self.linear(x, channels, 2 * hidden);
         let sizes = self.ints(&[hidden, hidden]);
@@ -257,7 +257,7 @@ impl Builder {
         self.linear(&y, hidden, channels)
     }
 
-    /// The model with the input `x` and the output `y`, which is the named value.
+    /// Returns the model with the input `x` and the output `y`, which is the named value.
     pub(crate) fn finish(mut self, input: &[i64], output: &str, dims: &[i64]) -> ModelProto {
         self.graph.node.push(node("last", "Identity", &[output], &["y"]));
         self.graph.input = vec![value("x", input)];

@@ -1,4 +1,4 @@
-//! Cuts that have been written to a file, and their verification.
+//! Cuts written to a file, and their verification.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,16 @@ use prost::Message;
 
 use super::fixtures::{FIXTURES, analysed, analysed_for_good, place, runtime};
 
-/// A cut that has been written.
+/// A written cut.
 pub(crate) struct Pruned {
     /// The original.
     pub(crate) analysis: &'static Analysis,
     /// The cut.
     pub(crate) cut: Cutting,
-    /// Where it was written.
+    /// The path of the written file.
     pub(crate) path: PathBuf,
     report: OnceLock<VerifyReport>,
-    /// Where that lies in a folder of its own.
+    /// The temporary folder that contains it. `None`: the file is shared and kept.
     folder: Option<tempfile::TempDir>,
 }
 
@@ -50,13 +50,13 @@ fn pruned_to(analysis: &'static Analysis, options: &PruneOptions, path: PathBuf)
     Pruned { analysis, cut, path, report: OnceLock::new(), folder: None }
 }
 
-/// A committed model at half of its channels, pruned once in a process.
+/// Prunes a committed model to half of its channels, once in a process.
 pub(crate) fn halved(name: &str) -> &'static Pruned {
     static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
     HALVED[place(name)].get_or_init(|| shared(name, "halved", &PruneOptions::by_magnitude(Target::Ratio(0.5))))
 }
 
-/// The same with norm groups dropped and dimensions of heads pruned.
+/// Does the same with whole norm groups removed and head dimensions pruned.
 pub(crate) fn halved_across_groups(name: &str) -> &'static Pruned {
     static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
     HALVED[place(name)].get_or_init(|| {
@@ -67,14 +67,15 @@ pub(crate) fn halved_across_groups(name: &str) -> &'static Pruned {
     })
 }
 
-/// A cut whose file stays: nothing tells when the last test has used it. The next process writes the same bytes.
+/// Writes a cut whose file is kept, because no test knows whether it is the last to use it. Every process writes the
+/// same bytes.
 fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}_{name}"));
     pruned_to(analysed(name), options, path)
 }
 
 impl Pruned {
-    /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
+    /// Verifies `file` as a cut of the original by the plan, after `change` has modified the kept indices.
     pub(crate) fn verify_with(&self, file: &Path, change: impl FnOnce(&mut HashMap<Reader, KeptAxes>)) -> VerifyReport {
         let mut kept = kept_axes(&self.cut.plan, self.analysis, file).unwrap();
         change(&mut kept);
@@ -84,8 +85,8 @@ impl Pruned {
         verify(self.analysis, &kept, &load(file).unwrap(), runtime(), &options).unwrap()
     }
 
-    /// Verifies a wrong cut of which file and plan agree: the node that gives `output` keeps, along an axis of the weight at
-    /// a slot, indices that the plan removes instead of those that its neighbours keep.
+    /// Verifies a misaligned cut on which file and plan agree. The node with the output `output` keeps, along one axis
+    /// of the weight at input `slot`, indices that the plan removes, instead of those that its neighbours keep.
     pub(crate) fn verify_misaligned(&self, output: &str, slot: usize, axis: usize) -> VerifyReport {
         let graph = &self.analysis.graph;
         let node = graph.values[graph.value(output).unwrap()].producer.unwrap().0;
@@ -113,7 +114,7 @@ impl Pruned {
         self.verify_with(file.path(), |kept| _ = kept.insert(reader, axes))
     }
 
-    /// The verification of what was written, which is done once.
+    /// Returns the verification of the written file, which runs once.
     pub(crate) fn report(&self) -> &VerifyReport {
         self.report.get_or_init(|| self.verify(&self.path))
     }
@@ -123,7 +124,7 @@ impl Pruned {
         self.verify_with(file, |_| ())
     }
 
-    /// The share of the parameters that is left.
+    /// Returns the share of parameters that is left.
     pub(crate) fn share(&self) -> f64 {
         self.cut.after.parameters as f64 / self.cut.before.parameters as f64
     }

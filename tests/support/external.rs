@@ -1,15 +1,15 @@
-//! Models whose weights lie in a file beside them.
+//! Models with external data.
 
 use onnx_diffprune::onnx::{DataLocation, ModelProto, StringStringEntryProto};
 use prost::Message as _;
 
-/// A model whose initializers lie in the file `name` beside it: the bytes of both.
+/// Moves the initializers of a model into the file `name` beside it. Returns the bytes of both files.
 pub(crate) fn externalised(model: &ModelProto, name: &str) -> (Vec<u8>, Vec<u8>) {
     let (mut model, mut data) = (model.clone(), Vec::new());
     for tensor in &mut model.graph.as_mut().unwrap().initializer {
         let mut bytes = tensor.raw_data.to_vec();
         bytes.extend(tensor.float_data.iter().flat_map(|value| value.to_le_bytes()));
-        // Elements of other kinds stay.
+        // Tensors without raw data are left in the model.
         if bytes.is_empty() {
             continue;
         }

@@ -6,7 +6,7 @@ use onnx_diffprune::onnx::ModelProto;
 use prost::Message as _;
 use protobuf::Message as _;
 
-/// The names of everything in a folder, sorted.
+/// Returns the names of everything in a folder, sorted.
 pub(crate) fn listing(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -14,12 +14,12 @@ pub(crate) fn listing(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The model in a file as another decoder reads it.
+/// Decodes a model file with another protobuf library.
 pub(crate) fn decoded(path: &Path) -> onnx_protobuf::ModelProto {
     onnx_protobuf::ModelProto::parse_from_bytes(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Writes a model as `net.onnx`; returns its path.
+/// Writes a model as `net.onnx`. Returns its path.
 pub(crate) fn save(folder: &Path, model: &ModelProto) -> PathBuf {
     let path = folder.join("net.onnx");
     std::fs::write(&path, model.encode_to_vec()).unwrap();

@@ -1,4 +1,4 @@
-//! A small network made by hand, for tests that need to break or decorate a model.
+//! A small hand-written network, for tests that damage or extend a model.
 
 use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::onnx::{GraphProto, ModelProto, NodeProto, attr_ints};
@@ -12,7 +12,7 @@ fn conv(name: &str, inputs: &[&str], output: &str) -> NodeProto {
     conv
 }
 
-/// Two convolutions with an activation between them: x [1, 4, 8, 8] → h [1, 16, 8, 8] → y [1, 4, 8, 8].
+/// Builds two convolutions with an activation between them: x [1, 4, 8, 8] → h [1, 16, 8, 8] → y [1, 4, 8, 8].
 pub(crate) fn two_convolutions() -> ModelProto {
     let graph = GraphProto {
         name: "two".to_owned(),
@@ -35,7 +35,7 @@ pub(crate) fn two_convolutions() -> ModelProto {
     model_of(17, graph)
 }
 
-/// Edits that change nothing.
+/// Returns edits that change nothing.
 pub(crate) fn no_edits(model: &Model) -> Edits {
     Edits {
         nodes: (0..model.graph().node.len()).map(NodeOut::Original).collect(),
@@ -44,7 +44,7 @@ pub(crate) fn no_edits(model: &Model) -> Edits {
     }
 }
 
-/// Edits that halve the channels between the convolutions of [`two_convolutions`].
+/// Returns edits that halve the channels between the convolutions of [`two_convolutions`].
 pub(crate) fn halved(model: &Model) -> Edits {
     let odd: Vec<usize> = (0..16).filter(|at| at % 2 == 1).collect();
     let sliced = |index: usize, axes: Vec<(usize, Vec<usize>)>| InitializerOut::Sliced {

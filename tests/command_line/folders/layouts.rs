@@ -1,4 +1,4 @@
-//! Layouts: what is copied, what is new, and what stays as loaders know it.
+//! Layouts of pipeline folders: which files are copied, which are new, and which names loaders expect.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::support::files::listing;
 use crate::tool::{run, succeed};
 
 #[test]
-fn a_folder_becomes_a_folder_that_loads() {
+fn a_pruned_pipeline_folder_can_be_loaded() {
     let room = Room::with("sd_tiny");
     let result = room.prune(&[&BY_MAGNITUDE[..], &["--components", "unet,vae_decoder"]].concat());
     let (before, after) = (files(&room.path("sd")), files(&room.path("slim")));
@@ -37,7 +37,7 @@ fn a_folder_becomes_a_folder_that_loads() {
     let of_decoder: (&str, &[usize]) = ("latent_sample", &[1, 4, 8, 8]);
     assert_eq!(shape(&room.path("slim/vae_decoder/model.onnx"), &[of_decoder]), [1, 3, 16, 16]);
     assert_eq!(listing(room.folder.path()), ["sd", "slim"]);
-    // The commands take the folders where they take their denoisers.
+    // Commands for a network accept the folder of its pipeline.
     let (sd, slim, samples) = (room.text("sd"), room.text("slim"), room.text("samples.npy"));
     let verified = succeed(&["verify", &sd, &slim, "--format", "json"]).json();
     let components: Vec<(&String, &Value)> =
@@ -50,13 +50,13 @@ fn a_folder_becomes_a_folder_that_loads() {
     assert!(drawn["process"].as_str().unwrap().contains("scaled_linear"), "{drawn}");
     succeed(&["apply", &sd, &room.text("slim/unet/model.plan.json"), &room.text("again.onnx")]);
     assert!(fs::read(room.path("again.onnx")).unwrap() == after["unet/model.onnx"]);
-    // Every component counts.
+    // Every component is verified.
     fs::write(room.path("slim/vae_decoder/model.onnx"), &before["vae_decoder/model.onnx"]).unwrap();
     assert_eq!(run(&["verify", &sd, &slim]).code, 1);
 }
 
 #[test]
-fn without_components_the_denoiser_alone_is_cut() {
+fn by_default_only_the_denoiser_is_cut() {
     let room = Room::with("sd_tiny");
     let result = room.prune(&BY_MAGNITUDE);
     assert_eq!(result["components"].as_object().unwrap().keys().collect::<Vec<_>>(), ["unet"]);
@@ -66,7 +66,7 @@ fn without_components_the_denoiser_alone_is_cut() {
 }
 
 #[test]
-fn what_this_tool_wrote_is_replaced_as_a_whole() {
+fn a_folder_that_this_tool_wrote_is_replaced_as_a_whole() {
     let room = Room::with("sd_tiny");
     fs::create_dir(room.path("slim")).unwrap();
     room.prune(&BY_MAGNITUDE);
@@ -74,7 +74,7 @@ fn what_this_tool_wrote_is_replaced_as_a_whole() {
     room.prune(&BY_MAGNITUDE);
     assert!(room.path("slim/unet").exists() && !room.path("slim/vae_encoder").exists());
     assert_eq!(listing(room.folder.path()), ["sd", "slim"]);
-    // A pruned pipeline is a pipeline; its plan makes room for that of the new cut.
+    // A pruned pipeline can be pruned again. The new plan replaces its plan.
     let (input, output) = (room.text("slim"), room.text("slimmer"));
     succeed(&[&[input.as_str(), &output, "--no-latency"], &BY_MAGNITUDE[..]].concat());
     assert!(
@@ -84,7 +84,7 @@ fn what_this_tool_wrote_is_replaced_as_a_whole() {
     succeed(&["verify", &input, &output]);
 }
 
-/// Stores the weights of a network in `model.onnx_data` beside it.
+/// Moves the weights of a network into `model.onnx_data` beside it.
 fn externalise(model: &Path, data: &Path) {
     let proto = ModelProto::decode(fs::read(model).unwrap().as_slice()).unwrap();
     let (bytes, of_data) = externalised(&proto, "model.onnx_data");
@@ -93,7 +93,7 @@ fn externalise(model: &Path, data: &Path) {
 }
 
 #[test]
-fn the_data_file_keeps_the_name_that_loaders_know() {
+fn the_data_file_keeps_the_name_that_loaders_expect() {
     let room = Room::with("sd_tiny");
     let data = room.path("sd/unet/model.onnx_data");
     externalise(&room.path("sd/unet/model.onnx"), &data);
@@ -114,7 +114,7 @@ fn the_data_file_keeps_the_name_that_loaders_know() {
 fn a_cache_of_the_hub_is_followed_and_not_linked_to() {
     let room = Room::with("sd_tiny");
     externalise(&room.path("sd/unet/model.onnx"), &room.path("sd/unet/model.onnx_data"));
-    // Every file is a link to one whose name says nothing.
+    // Every file is a link to a blob with a meaningless name.
     let (cache, snapshot) = (room.path("models--a--b"), room.path("models--a--b/snapshots/abc"));
     fs::create_dir_all(cache.join("blobs")).unwrap();
     fs::create_dir_all(cache.join("refs")).unwrap();
@@ -141,7 +141,7 @@ fn a_cache_of_the_hub_is_followed_and_not_linked_to() {
 }
 
 #[test]
-fn a_transformer_without_an_index_is_a_pipeline_too() {
+fn a_transformer_folder_without_an_index_is_a_pipeline_too() {
     let room = Room::with("sd_tiny");
     fs::rename(room.path("sd/unet"), room.path("sd/transformer")).unwrap();
     fs::remove_file(room.path("sd/model_index.json")).unwrap();

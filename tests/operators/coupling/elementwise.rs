@@ -1,4 +1,4 @@
-//! Operators that treat every element by itself, and sources of values.
+//! Elementwise operators, and sources of values.
 
 use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints};
 
@@ -7,12 +7,12 @@ use super::{Case, case, check, in_opset, network, outputs};
 use crate::decided::body;
 use crate::support::builder::value_of;
 
-/// The operators of one input.
+/// Operators of one input.
 const UNARY: &str = "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu \
     HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin \
     Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu m:QuickGelu Identity Dropout";
 
-/// The operators of two inputs that broadcast.
+/// Operators of two inputs that broadcast.
 const BINARY: &str = "Add Sub Mul Div Pow Mod Min Max Mean Sum Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor \
     BitShift BitwiseAnd BitwiseOr BitwiseXor SwiGLU";
 
@@ -47,12 +47,12 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         case(QUANTIZE, &[x, W(&[6])], &[attr_int("axis", 1)], "[a b c], [b] -> [a b c]"),
         case(QUANTIZE, &[x, W(&[8])], &[attr_int("axis", -1)], "[a b c], [c] -> [a b c]"),
         case("Constant", &[], &[attr_ints("value_ints", &[1, 2])], "computed ahead of time"),
-        // Equal elements follow what they meet.
+        // An axis of equal elements follows the axis it is combined with.
         case("ConstantOfShape", &[Ints(&[2, 6])], &[], "[.] -> [a* b*]"),
         case("ConstantOfShape", &[Ints(&[6])], &[], "[1] -> [.]"),
         case("Range", &[Int(0), Int(6), Int(1)], &[], "[], [], [] -> [.]"),
         case("RandomNormal RandomUniform", &[], &[attr_ints("shape", &[2, 6])], "-> [. .]"),
-        // Fewer numbers drawn would be other numbers.
+        // Sampling fewer random numbers would change the others.
         case("RandomNormalLike RandomUniformLike Bernoulli", &[x], &[], "[a! b! c!] -> [. . .]"),
         case("Multinomial", &[X(&[2, 6])], &[attr_int("sample_size", 3)], "[a! b!] -> [. .]"),
         network("If", "[] -> [. .] {barrier: which branch runs is only known at run time}", |net| {

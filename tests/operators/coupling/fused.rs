@@ -1,4 +1,4 @@
-//! Attention and other operators that do the work of several.
+//! Attention and other fused operators.
 
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 
@@ -20,12 +20,12 @@ fn simple() -> Vec<Vec<Case>> {
         case("m:BiasGelu m:FastGelu", &[x, b], &[], "[a b c], [c] -> [a b c]"),
         case("m:Gelu m:FastGelu", &[x], &[], "[a b c] -> [a b c]"),
         case("m:BiasAdd", &[x, b, x], &[], "[a b c], [c], [a b c] -> [a b c]"),
-        // The same index of both halves.
+        // The same index is removed from both halves.
         case("m:BiasSplitGelu", &[X(&[2, 5, 12]), W(&[12])], &[], "[a b (c2! d6)], [(c! d)] -> [a b d]"),
     ]
 }
 
-/// Dimension `i` is turned with dimension `i + 4`, or `2 i` with `2 i + 1` where they are interleaved.
+/// Dimension `i` is rotated with dimension `i + 4`, or `2 i` with `2 i + 1` if they are interleaved.
 fn rotations() -> Vec<Vec<Case>> {
     let (cos, sin) = (W(&[7, 4]), W(&[7, 4]));
     let (x, flat, positions) = (X(&[2, 3, 5, 8]), X(&[2, 5, 24]), Indices(&[2, 5]));
@@ -62,7 +62,7 @@ fn rotations() -> Vec<Vec<Case>> {
     ]
 }
 
-/// Keys and values have one length, which stays: a weight that is zero is not a key that is missing.
+/// The axis along keys and values keeps its length: a key of zeros is not a missing key.
 fn attention() -> Vec<Vec<Case>> {
     let heads = |q, kv| [attr_int("q_num_heads", q), attr_int("kv_num_heads", kv)];
     let four = [X(&[2, 3, 5, 8]), X(&[2, 3, 7, 8]), X(&[2, 3, 7, 6])];
@@ -82,7 +82,7 @@ fn attention() -> Vec<Vec<Case>> {
             &heads(3, 3),
             "[a b (c3 d8)], [a e! (c d)], [a f! (c g6)] -> [a b (c g)]",
         ),
-        // Two heads of Q share one of K and V.
+        // Two heads of Q share one head of K and V.
         in_opset(
             23,
             "Attention",
@@ -100,7 +100,7 @@ fn attention() -> Vec<Vec<Case>> {
     ]
 }
 
-/// Queries, keys and values of one weight.
+/// Queries, keys and values from one weight.
 fn joint_attention() -> Vec<Vec<Case>> {
     let x = X(&[2, 5, 6]);
     let sizes = |sizes: &[i64]| [attr_int("num_heads", 3), attr_ints("qkv_hidden_sizes", sizes)];

@@ -1,4 +1,4 @@
-//! Operators that read and write at indices, count, or choose.
+//! Operators that read or write at indices, count, or select.
 
 use onnx_diffprune::onnx::attr_int;
 
@@ -14,7 +14,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
     let (x, data) = (X(&[2, 8, 6]), X(&[4, 5, 6]));
     let axis = |axis| [attr_int("axis", axis)];
     vec![
-        // Constant indices choose channels; one alone is none any more.
+        // Constant indices select channels. A single index leaves no channel axis.
         case("Gather", &[x, Ints(&[5, 3])], &axis(1), "[a b c], [.] -> [a b[5,3] c]"),
         case("Gather", &[x, Ints(&[-1, 0])], &axis(-2), "[a b c], [.] -> [a b[7,0] c]"),
         case("Gather", &[x, Int(2)], &axis(1), "[a b![2] c], [] -> [a c]"),
@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         ),
         case("ScatterElements", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! b!] -> [. b!]"),
         in_opset(10, "Scatter", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! b!] -> [. b!]"),
-        // A block of channels is assigned.
+        // Assigns a block of channels.
         case(
             "ScatterND",
             &[X(&[2, 5, 6]), IntsOf(&[0, 3, 0, 1, 1, 3, 1, 1], &[2, 2, 2]), X(&[2, 2, 6])],

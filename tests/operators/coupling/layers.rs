@@ -22,14 +22,14 @@ fn convolutions() -> Vec<Vec<Case>> {
         case("Conv m:FusedConv", &[x, W(&[4, 6, 3, 5]), W(&[4])], &[], "[a b c! d!], [e b f! g!], [e] -> [a e . .]"),
         case("Conv", &[x, W(&[4, 6, 1, 1])], &[], "[a b c! d!], [e b 1 1] -> [a e . .]"),
         case("Conv", &[X(&[2, 6, 8]), W(&[4, 6, 3])], &[], "[a b c!], [d b e!] -> [a d .]"),
-        // Every group keeps its place, loses equally many rows, and the columns that the others lose.
+        // Every group is kept. All groups lose the same number of filters, and the same input channels.
         case(
             "Conv",
             &[x, W(&[4, 3, 3, 5]), W(&[4])],
             &group(2),
             "[a (b2! c3) d! e!], [(f2!|g2) c h! i!], [(f!|g)] -> [a (f!|g) . .]",
         ),
-        // Depthwise: whole groups go.
+        // Depthwise: whole groups are removed.
         case("Conv", &[x, W(&[6, 1, 3, 5]), W(&[6])], &group(6), "[a b c! d!], [b 1 e! f!], [b] -> [a b . .]"),
         case(
             "Conv",
@@ -109,7 +109,7 @@ fn products() -> Vec<Vec<Case>> {
             &equation("ii->i"),
             "[a! b!] -> ? {barrier: a letter occurs twice in one operand}",
         ),
-        // Without `->`, letters that occur once, in alphabetical order.
+        // Without `->`, the output has the letters that occur once, in alphabetical order.
         case("Einsum", &[X(&[5, 6]), W(&[6, 4])], &equation("cb,ba"), "[a b], [b c] -> [c a]"),
     ]
 }

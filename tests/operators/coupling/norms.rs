@@ -1,4 +1,4 @@
-//! Norms. Those over channels act on the channels that are left, so that nothing stays; norm groups are blocks.
+//! Norms. Norms over channels use the kept channels, so that none has to be kept. Norm groups are blocks.
 
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 
@@ -27,7 +27,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         ),
         case("GroupNormalization", &[eight, W(&[8]), W(&[8])], &groups(1), "[a b c d], [b], [b] -> [a b c d]"),
         case("GroupNormalization", &[eight, W(&[8]), W(&[8])], &groups(8), "[a b c d], [b], [b] -> [a b c d]"),
-        // Up to opset 20, scale and bias are of the norm groups.
+        // Up to opset 20, scale and bias have one element per norm group.
         in_opset(
             18,
             "GroupNormalization",
@@ -43,7 +43,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         case("LpNormalization MeanVarianceNormalization", &[x], &[], "[a b c d] -> [a b c d]"),
         case("LpNormalization", &[x], &[attr_int("axis", 1)], "[a b c d] -> [a b c d]"),
         case("MeanVarianceNormalization", &[x], &[attr_ints("axes", &[1])], "[a b c d] -> [a b c d]"),
-        // Neighbouring channels would become others.
+        // LRN sums over neighbouring channels, so all channels are kept.
         case("LRN", &[x], &[attr_int("size", 3)], "[a b! c d] -> [a b! c d]"),
         case("Softmax LogSoftmax Hardmax", &[rows], &[], "[a b c] -> [a b c]"),
         case("Softmax LogSoftmax Hardmax", &[rows], &[attr_int("axis", 1)], "[a b c] -> [a b c]"),
@@ -75,7 +75,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
             let gamma = net.weight(&[6]);
             net.fused_to("SkipLayerNormalization", &["x", "z", &gamma], &[], &["y", "", "", "s"]);
         }),
-        // A group norm as exporters write it. The groups are apart, their members are not.
+        // A group norm as exporters write it. The groups are an axis of their own, their channels are not.
         network("InstanceNormalization", "[a b|(c2 d5 e6)], [b], [b] -> [a b|(c d e)]", |net| {
             net.graph.input = vec![value_of("x", 1, Some(&["2", "8", "5", "6"]))];
             let shape = net.ints(&[0, 4, -1]);

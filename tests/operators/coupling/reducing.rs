@@ -1,4 +1,4 @@
-//! Operators that reduce axes. A reduction over channels acts on the channels that are left.
+//! Operators that reduce axes. A reduction over channels uses the kept channels.
 
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 

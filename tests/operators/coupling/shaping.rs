@@ -1,4 +1,4 @@
-//! Operators that move, join and divide axes.
+//! Operators that move, join and split axes.
 
 use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
@@ -21,7 +21,7 @@ fn reshapes() -> Vec<Vec<Case>> {
         case("Reshape", &[x, Ints(&[2, 3, 4, 20])], &[], "[a (b3|c4) d e], [.] -> [a b|c (d e)]"),
         case("Reshape", &[x, Ints(&[0, -1, 20])], &[], "[a b c d], [.] -> [a b (c d)]"),
         case("Reshape", &[x, Ints(&[0, -1])], &[], "[a b c d], [.] -> [a (b c d)]"),
-        // The borders do not fall together.
+        // The boundaries of old and new axes do not coincide.
         case(
             "Reshape",
             &[X(&[6, 4]), Ints(&[4, 6])],
@@ -31,21 +31,21 @@ fn reshapes() -> Vec<Vec<Case>> {
         case("Flatten", &[x], &[], "[a b c d] -> [a (b c d)]"),
         case("Flatten", &[x], &[attr_int("axis", 0)], "[a b c d] -> [1 (a b c d)]"),
         case("Flatten", &[x], &[attr_int("axis", -1)], "[a b c d] -> [(a b c) d]"),
-        // Heads on their way in: heads and dimensions are apart.
+        // Splitting into heads: heads and head dimensions are separate axes.
         network("Transpose", "[a b c d] -> [a c b d]", |net| {
             net.graph.input = vec![value_of("x", 1, Some(&["2", "5", "12"]))];
             let shape = net.ints(&[0, 0, 3, 4]);
             let x = net.op("Reshape", &["x", &shape], &[]);
             net.op("Transpose", &[&x], &[attr_ints("perm", &[0, 2, 1, 3])]);
         }),
-        // And on their way out.
+        // Merging heads.
         network("Reshape", "[a b c d], [.] -> [a b (c d)]", |net| {
             net.graph.input = vec![value_of("x", 1, Some(&["2", "3", "5", "4"]))];
             let shape = net.ints(&[0, 0, -1]);
             let x = net.op("Transpose", &["x"], &[attr_ints("perm", &[0, 2, 1, 3])]);
             net.op("Reshape", &[&x, &shape], &[]);
         }),
-        // A Reshape that undoes another.
+        // A Reshape that reverts another.
         network("Reshape", "[a b|c d], [.] -> [a (b|c) d]", |net| {
             net.graph.input = vec![value_of("x", 1, Some(&["2", "12", "5"]))];
             let (shape, back) = (net.ints(&[2, 3, 4, 5]), net.ints(&[2, 12, 5]));
@@ -108,7 +108,7 @@ fn spans() -> Vec<Vec<Case>> {
             &[],
             "[a b1+b+c1+c+d1+d+e1+e f], [1], [1], [1], [1] -> [a b+c+d+e f]",
         ),
-        // The one index that is left is no channel any more.
+        // A single remaining index is not a channel axis.
         case("Slice", &[x, Ints(&[1]), Ints(&[2]), one], &[], "[a b![1] c], [1], [1], [1] -> [a 1 c]"),
         in_opset(
             9,

@@ -1,5 +1,5 @@
-//! Gradients against what the loss does: the slope that a gradient promises along a direction, and the centred
-//! difference of the loss there.
+//! Checks gradients against the loss: the directional derivative by the gradients against the centred difference of the
+//! loss along the same direction.
 
 use onnx_diffprune::analysis::Analysis;
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::fixtures::THREADS;
 
-/// A pseudo-random sequence of signs.
+/// Returns a pseudo-random sequence of signs.
 pub(crate) fn signs(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
     move || {
@@ -24,7 +24,7 @@ pub(crate) fn signs(seed: u64) -> impl FnMut() -> f64 {
     }
 }
 
-/// A weight and the gradient by it, summed over its uses.
+/// A weight and its gradient, summed over its uses.
 pub(crate) struct Weight {
     /// Its name in the graph.
     pub(crate) name: String,
@@ -35,7 +35,7 @@ pub(crate) struct Weight {
     gradient: Vec<f64>,
 }
 
-/// Compares loss and gradients in standard operators with those in kernels.
+/// Compares loss and gradients of the graph in standard operators with those of the graph with kernels.
 fn compare(standard: &Gradients, kernels: &Gradients) -> Result<(), String> {
     if (standard.loss - kernels.loss).abs() > 1e-4 * standard.loss.abs() {
         return Err(format!("the loss is {}, with kernels {}", standard.loss, kernels.loss));
@@ -53,29 +53,29 @@ fn compare(standard: &Gradients, kernels: &Gradients) -> Result<(), String> {
     Ok(())
 }
 
-/// Steps of some weights, each along a direction of the weight's own shape.
+/// Steps of some weights, each along a direction of the weight's shape.
 pub(crate) type Move = Vec<(usize, Vec<f64>)>;
 
 /// A network with its gradients at one point, and its loss around that point.
-pub(crate) struct Slopes {
+pub(crate) struct Derivatives {
     /// The gradient graph.
     pub(crate) graph: GradientGraph,
     /// The loss at the point.
     pub(crate) loss: f64,
-    /// The weights whose elements stand in the file.
+    /// The weights whose elements are stored in the file.
     pub(crate) weights: Vec<Weight>,
-    /// Computes the prediction; the weights are inputs.
+    /// Computes the prediction. The weights are inputs.
     session: Session,
     target: Vec<f64>,
     inputs: Vec<(String, Array)>,
 }
 
-impl Slopes {
-    /// Differentiates a network by the values `wanted`, at the first of several sets of sizes at which that can be done,
-    /// and at random inputs and targets.
+impl Derivatives {
+    /// Differentiates a network with respect to the values `wanted`, at random inputs and targets. Uses the first of
+    /// several sets of sizes for which a gradient graph can be built.
     pub(crate) fn new(analysis: &Analysis, wanted: &[usize], variants: &[Sizes]) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let mut built = Err("no sizes to try".to_owned());
+        let mut built = Err("no sizes given".to_owned());
         let mut sizes = Sizes::new();
         for variant in variants {
             sizes.clone_from(variant);
@@ -104,7 +104,10 @@ impl Slopes {
         let found = pass.run(&analysis.model, &inputs).map_err(|e| text(&e))?;
         for (gradient, values) in graph.gradients.iter().zip(&found.uses) {
             if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-                return Err(format!("the gradient by {} holds {bad}", analysis.graph.values[gradient.value].name));
+                return Err(format!(
+                    "the gradient with respect to {} contains {bad}",
+                    analysis.graph.values[gradient.value].name
+                ));
             }
         }
         let options = GradientOptions { sizes, wanted: wanted.to_vec(), ..GradientOptions::default() };
@@ -112,7 +115,7 @@ impl Slopes {
         let mut pass = GradientPass::new(runtime, &with_kernels, &analysis.model, THREADS).map_err(|e| text(&e))?;
         let uses =
             |graph: &GradientGraph| graph.gradients.iter().map(|of| (of.value, of.node, of.slot)).collect::<Vec<_>>();
-        assert_eq!(uses(&graph), uses(&with_kernels), "what has gradients");
+        assert_eq!(uses(&graph), uses(&with_kernels), "both graphs should have gradients for the same uses");
         compare(&found, &pass.run(&analysis.model, &inputs).map_err(|e| text(&e))?)?;
         let mut model = graph.model.clone();
         let mut weights = Vec::new();
@@ -123,7 +126,7 @@ impl Slopes {
             let mut is_used = false;
             for (_, of_use) in graph.gradients.iter().zip(&found.uses).filter(|(use_, _)| use_.value == *value) {
                 is_used = true;
-                assert_eq!(of_use.len(), gradient.len(), "elements of the gradient by {name}");
+                assert_eq!(of_use.len(), gradient.len(), "elements of the gradient with respect to {name}");
                 gradient.iter_mut().zip(of_use).for_each(|(sum, element)| *sum += f64::from(*element));
             }
             weights.push(Weight { name: name.clone(), is_used, dims, values, gradient });
@@ -131,16 +134,16 @@ impl Slopes {
         let prediction = &analysis.graph.values[analysis.graph.outputs[0]].name;
         let session = forward_session(runtime, model, analysis, prediction).map_err(|e| text(&e))?;
         inputs.retain(|(name, _)| name != TARGET && session.inputs().iter().any(|input| input.name == *name));
-        let mut slopes = Self { graph, loss: found.loss, weights, session, target, inputs };
-        let own = slopes.loss_after(&Move::new(), 0.0)?;
+        let mut derivatives = Self { graph, loss: found.loss, weights, session, target, inputs };
+        let own = derivatives.loss_after(&Move::new(), 0.0)?;
         if (own - found.loss).abs() > 1e-4 * own.abs() {
-            return Err(format!("the loss is {own}, the gradient graph says {}", found.loss));
+            return Err(format!("the loss is {own}, that of the gradient graph is {}", found.loss));
         }
-        Ok(slopes)
+        Ok(derivatives)
     }
 
-    /// A direction of about the size of a weight that goes up along every element, so that no part of the gradient
-    /// cancels another.
+    /// Returns a direction of about the size of a weight along which every element of the gradient is positive, so that
+    /// no part of the gradient cancels another.
     pub(crate) fn uphill(&self, at: usize, seed: u64) -> Vec<f64> {
         let (weight, mut sign) = (&self.weights[at], signs(seed));
         let size = weight.size();
@@ -151,19 +154,20 @@ impl Slopes {
         weight.gradient.iter().map(of).collect()
     }
 
-    /// A direction of the size of a weight with random signs.
+    /// Returns a direction of the size of a weight with random signs.
     pub(crate) fn random(&self, at: usize, seed: u64) -> Vec<f64> {
         let (weight, mut sign) = (&self.weights[at], signs(seed));
         let size = weight.size();
         weight.gradient.iter().map(|_| size * sign()).collect()
     }
 
-    /// The slope that the gradients promise along a move.
-    pub(crate) fn slope(&self, along: &Move) -> f64 {
+    /// Returns the directional derivative along a move, by the gradients.
+    pub(crate) fn along(&self, along: &Move) -> f64 {
         self.parts(along).sum()
     }
 
-    /// What the slope along a move of random signs is like: the root of the sum of the squares of its parts.
+    /// Returns the typical directional derivative along a move of random signs: the root of the sum of the squares of
+    /// its parts.
     pub(crate) fn scale(&self, along: &Move) -> f64 {
         self.parts(along).map(|part| part * part).sum::<f64>().sqrt()
     }
@@ -175,7 +179,7 @@ impl Slopes {
         })
     }
 
-    /// The centred difference of the loss along a move.
+    /// Returns the centred difference of the loss along a move.
     pub(crate) fn difference(&mut self, along: &Move, step: f64) -> Result<f64, String> {
         Ok((self.loss_after(along, step)? - self.loss_after(along, -step)?) / (2.0 * step))
     }
@@ -191,21 +195,21 @@ impl Slopes {
         }
         let outputs = self.session.run(&inputs).map_err(|error| error.to_string())?;
         let prediction = outputs.first().ok_or("no prediction")?.1.to_f64();
-        // In double precision: what is left of rounding is that of the prediction.
+        // In float64, so that only the prediction has rounding errors.
         let squares = prediction.iter().zip(&self.target).map(|(found, target)| (found - target).powi(2));
         Ok(squares.sum::<f64>() / self.target.len().max(1) as f64)
     }
 }
 
 impl Weight {
-    /// The root of the mean square of its elements, not too near to zero.
+    /// Returns the root mean square of its elements, with a lower bound.
     fn size(&self) -> f64 {
         let square: f64 = self.values.iter().map(|value| f64::from(*value).powi(2)).sum();
         (square / self.values.len().max(1) as f64).sqrt().max(1e-3)
     }
 }
 
-/// Makes an initializer an input. Returns its sizes and elements if these stand in the tensor.
+/// Turns an initializer into an input. Returns its sizes and elements if the tensor contains them.
 fn take(model: &mut ModelProto, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     let graph = model.graph.as_mut()?;
     let at = graph.initializer.iter().position(|tensor| tensor.name == name)?;
@@ -219,7 +223,7 @@ fn take(model: &mut ModelProto, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     Some((tensor.dims.iter().map(|size| *size as usize).collect(), values))
 }
 
-/// The elements of a float32 tensor that holds them itself.
+/// Returns the elements of a float32 tensor without external data.
 fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
     let count: i64 = tensor.dims.iter().product();
     let values: Vec<f32> = if tensor.raw_data.is_empty() {
@@ -230,7 +234,7 @@ fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
     (values.len() as i64 == count).then_some(values)
 }
 
-/// A session of the forward pass.
+/// Opens a session of the forward pass.
 fn forward_session(
     runtime: &Runtime,
     mut model: ModelProto,
@@ -238,7 +242,7 @@ fn forward_session(
     prediction: &str,
 ) -> Result<Session, onnx_diffprune::runtime::RuntimeError> {
     if let Some(graph) = &mut model.graph {
-        // Loss and backward pass follow the prediction.
+        // The nodes of the loss and the backward pass follow the prediction.
         let end = graph.node.iter().position(|node| node.output.iter().any(|name| name == prediction));
         graph.node.truncate(end.map_or(graph.node.len(), |end| end + 1));
         graph.output = vec![ValueInfoProto { name: prediction.to_owned(), ..ValueInfoProto::default() }];
