@@ -26,7 +26,7 @@ use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoi
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
-use onnx_diffprune::inputs::draw_inputs;
+use onnx_diffprune::inputs::random_inputs;
 use onnx_diffprune::npz;
 use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::runtime::random_inputs::{InputDim, InputSpec, draw};
@@ -71,7 +71,7 @@ impl Denoising for RandomTask<'_> {
 
     fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error> {
         let seed = (at * self.batch + samples.start) as u64;
-        let mut inputs = draw_inputs(self.analysis, &self.sizes, seed)?;
+        let mut inputs = random_inputs(self.analysis, &self.sizes, seed)?;
         // The gradient graph computes in float32.
         for (_, array) in inputs.iter_mut().filter(|(_, array)| array.element_type().is_float()) {
             *array = array.cast(ElementType::F32);

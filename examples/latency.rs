@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
-use onnx_diffprune::inputs::draw_inputs;
+use onnx_diffprune::inputs::random_inputs;
 use onnx_diffprune::runtime::{Runtime, SessionOptions, interleaved_latency};
 
 /// The names that exporters use for the symbolic batch dimension.
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = onnx_diffprune::load::load(original.as_ref())?;
     let analysis = analyse(&model)?;
     let given: Sizes = BATCH_NAMES.iter().map(|name| ((*name).to_owned(), batch)).collect();
-    let inputs = draw_inputs(&analysis, &sizes_for(&analysis.facts, &given), 1)?;
+    let inputs = random_inputs(&analysis, &sizes_for(&analysis.facts, &given), 1)?;
     let mut of_original = runtime.session_from_file(original.as_ref(), &options)?;
     let mut of_pruned = runtime.session_from_file(pruned.as_ref(), &options)?;
     println!("device {}", of_pruned.execution().used);

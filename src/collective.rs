@@ -24,7 +24,7 @@ mod threads;
 
 pub use alone::Alone;
 pub(crate) use first::unshared;
-pub use first::{first_says, of_first, told};
+pub use first::{decision_of_first, from_first, run_on_first};
 pub use launch::{Launch, launch};
 pub use threads::Threads;
 

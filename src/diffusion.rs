@@ -39,7 +39,7 @@ pub use data::{
 };
 pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};
-pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};
+pub use description::{PreconditioningLocation, ProcessOptions, ScheduleName};
 pub use grid::{check_grid, grid_png};
 pub use noising::Noising;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};

@@ -130,7 +130,7 @@ impl Error {
 
     /// Replaces the folder `prepared` by its final path `place` in the file, the message and the hint.
     #[must_use]
-    pub fn told_elsewhere(mut self, (prepared, place): (&Path, &Path)) -> Self {
+    pub fn with_final_paths(mut self, (prepared, place): (&Path, &Path)) -> Self {
         if let Some(inside) = self.file.as_ref().and_then(|file| file.strip_prefix(prepared).ok()) {
             self.file = Some(place.join(inside));
         }

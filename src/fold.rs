@@ -67,21 +67,21 @@ pub struct Replaced {
 
 impl Replaced {
     /// Returns whether this node is no longer needed.
-    pub fn is_gone(&self, node: NodeId) -> bool {
+    pub fn is_removed(&self, node: NodeId) -> bool {
         self.nodes.get(node).copied().unwrap_or(false)
     }
 
     /// Returns whether a value becomes an initializer although its node is kept for another output.
     pub fn is_computed_too(&self, graph: &Graph, value: ValueId) -> bool {
         let producer = graph.values[value].producer;
-        self.values.contains(&value) && producer.is_some_and(|(node, _)| !self.is_gone(node))
+        self.values.contains(&value) && producer.is_some_and(|(node, _)| !self.is_removed(node))
     }
 
     /// Returns whether only nodes that are no longer needed used an initializer.
     fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
         let value = &graph.values[value];
         let is_held = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
-        !is_held && value.consumers.iter().all(|(node, _)| self.is_gone(*node))
+        !is_held && value.consumers.iter().all(|(node, _)| self.is_removed(*node))
     }
 }
 
@@ -258,7 +258,7 @@ impl<'a> Search<'a> {
     /// that is no longer needed.
     fn vanishes(&self, source: ValueId, gone: &Replaced) -> bool {
         match self.graph.values[source].producer {
-            Some((node, _)) => gone.is_gone(node),
+            Some((node, _)) => gone.is_removed(node),
             None => gone.is_unread(self.graph, source),
         }
     }

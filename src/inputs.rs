@@ -8,7 +8,7 @@ mod sizes;
 mod tests;
 
 use drawn::draw_where;
-pub use drawn::{draw_input, draw_inputs};
+pub use drawn::{random_input, random_inputs};
 use given::some_rows;
 pub use given::{check_names, check_size, declared};
 use sizes::shape_of;

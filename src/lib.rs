@@ -280,10 +280,10 @@ pub mod options {
 /// Denoising networks: how they were trained, the roles of their inputs, their loss, and samples from them.
 pub mod networks {
     pub use crate::diffusion::{
-        PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
+        PreconditioningLocation, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
         ScheduleName, Skip, TimeScale, UsualSizes, VarianceType,
     };
-    pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
+    pub use crate::prune::{GeneratedSamples, LossOptions, LossReport, Network, NetworkOptions};
 }
 
 /// Comparison of networks with their original: the arguments and the result of [`Model::evaluate`].
@@ -346,7 +346,7 @@ pub mod rounds {
 
 /// Several processes that work as one: [`GradientSettings::ranks`].
 pub mod ranks {
-    pub use crate::collective::{Alone, Collective, open, told};
+    pub use crate::collective::{Alone, Collective, from_first, open};
     pub use crate::prune::threads_of_rank;
 }
 

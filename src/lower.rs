@@ -277,7 +277,7 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
 ///
 /// # Errors
 /// As for [`session`], or the network has no such value.
-pub fn session_giving(
+pub fn session_with_outputs(
     runtime: &Runtime,
     model: &Model,
     values: &[&str],

@@ -107,7 +107,7 @@ impl Counter<'_> {
             .nodes
             .iter()
             .map(|node| {
-                if replaced.is_gone(node.id) {
+                if replaced.is_removed(node.id) {
                     return 0.0;
                 }
                 let inputs: Vec<_> =
@@ -138,7 +138,7 @@ impl Counter<'_> {
         let mut forms: BTreeSet<(usize, crate::operator::couple::kept::Slices)> = BTreeSet::new();
         let mut total = 0;
         let replaced = self.replaced(kept);
-        let is_read = |node: &&Node| !replaced.is_gone(node.id);
+        let is_read = |node: &&Node| !replaced.is_removed(node.id);
         for node in self.graph.nodes.iter().filter(is_read) {
             for (slot, value) in node.inputs.iter().enumerate() {
                 let Some(value) = value.filter(|value| (self.is_constant)(*value)) else {
@@ -208,10 +208,11 @@ impl Counter<'_> {
 
     fn activation_bytes(&self, kept: Option<&Kept>, sizes: &Sizes) -> u64 {
         let replaced = self.replaced(kept);
-        let is_gone = |value: usize| self.graph.values[value].producer.is_some_and(|(node, _)| replaced.is_gone(node));
+        let is_removed =
+            |value: usize| self.graph.values[value].producer.is_some_and(|(node, _)| replaced.is_removed(node));
         let bytes: Vec<u64> = (0..self.graph.values.len())
             .map(|value| {
-                if (self.is_constant)(value) || is_gone(value) {
+                if (self.is_constant)(value) || is_removed(value) {
                     return 0;
                 }
                 let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());

@@ -67,7 +67,7 @@ pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tun
 pub use gradients::{GradientReport, threads as threads_of_rank};
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
-pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
+pub use network::{GeneratedSamples, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
 pub use outline::{BlockTimes, Change, Outline, OutlineBlock, OutlineLevel};
 pub use output::{OutputSamples, Task};

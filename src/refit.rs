@@ -49,7 +49,7 @@ use regex::Regex;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::changed::{ChangedWeights, Changes};
-use crate::collective::{Alone, Collective, of_first};
+use crate::collective::{Alone, Collective, run_on_first};
 use crate::error::{Error, ErrorKind};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
@@ -71,7 +71,7 @@ use segment::{Changed, Execution};
 use sensitivity::Sensitivity;
 use store::Store;
 use stored::Stored;
-pub use unexplained::{Going, unexplained};
+pub use unexplained::{RemovalOrder, unexplained};
 
 /// The data of a refit.
 pub trait RefitData {
@@ -338,7 +338,7 @@ pub fn refit(
                 .map(|layer| pruned.graph().values[layer.target].name.clone())
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            let (found, note) = of_first(&*options.ranks, || {
+            let (found, note) = run_on_first(&*options.ranks, || {
                 let mut unwatched = |_, _| progress(0, events.len());
                 match Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut unwatched) {
                     // The refit also works without gradients.

@@ -93,7 +93,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
     }
     for node in &graph.nodes {
-        if slices.replaced().is_gone(node.id) {
+        if slices.replaced().is_removed(node.id) {
             for value in node.outputs.iter().flatten() {
                 after.values[*value].clone_from(&facts.values[*value]);
             }

@@ -17,9 +17,9 @@ mod latency;
 mod locate;
 mod memory;
 mod placement;
-mod places;
 mod preload;
 mod probe;
+mod search_paths;
 
 mod profile;
 
@@ -112,7 +112,7 @@ impl Runtime {
     /// Sets the folder of the Python packages if this process runs in Python: ONNX Runtime is searched there first. Only
     /// the first call has an effect.
     pub fn set_python_packages(folder: PathBuf) {
-        places::set_own_packages(folder);
+        search_paths::set_own_packages(folder);
     }
 
     /// Returns the version that the library reports, for example `1.31.1`.

@@ -49,7 +49,7 @@ pub struct TrainingOptions {
     pub trained: Vec<ValueId>,
     /// Whether the training model also has an output for the gradient with respect to every use of a weight. The C API
     /// can't read gradients in any other way. Python reads them from the checkpoint state.
-    pub gives_gradients: bool,
+    pub outputs_gradients: bool,
 }
 
 /// A trained weight.
@@ -80,7 +80,7 @@ pub struct Artifacts {
     pub inputs: Vec<String>,
     /// The shape of the target.
     pub target_shape: Vec<i64>,
-    /// The gradients among the outputs of the training model; see [`TrainingOptions::gives_gradients`].
+    /// The gradients among the outputs of the training model; see [`TrainingOptions::outputs_gradients`].
     pub gradients: Vec<UseGradient>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
@@ -138,7 +138,7 @@ impl Artifacts {
         let backward = graph_of(options.trained.clone())?;
         let forward = graph_of(Vec::new())?;
         let parameters = parameters(analysis, &backward.gradients)?;
-        let training_model = models::training_model(analysis, &backward, &parameters, options.gives_gradients)?;
+        let training_model = models::training_model(analysis, &backward, &parameters, options.outputs_gradients)?;
         let eval_model = models::eval_model(analysis, &forward)?;
         let optimizer_model = models::optimizer_model(analysis.graph.opset);
         for (name, model) in FILES.iter().zip([&training_model, &eval_model]) {
@@ -160,7 +160,7 @@ impl Artifacts {
                 format!("the model has opset {found}, but ONNX Runtime 1.19 supports opsets up to {NEWEST_OPSET}");
             warnings.push(format!("{text}: export it with a lower opset"));
         }
-        let gradients = if options.gives_gradients { backward.gradients } else { Vec::new() };
+        let gradients = if options.outputs_gradients { backward.gradients } else { Vec::new() };
         let target_shape = backward.target_shape;
         Ok(Self {
             training_model,
@@ -188,7 +188,7 @@ impl Artifacts {
     /// then.
     pub fn write(&self, analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let mut files = RunFiles::new();
-        files.reads_all("the input", analysis.model.files()).writes_into("an artifact", folder, &FILES);
+        files.add_inputs("the input", analysis.model.files()).add_outputs_in("an artifact", folder, &FILES);
         files.check()?;
         let _made = NewFolder::at(folder).map_err(|error| unwritable(folder, error))?;
         let models = [&self.training_model, &self.eval_model, &self.optimizer_model].map(Message::encode_to_vec);

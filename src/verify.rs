@@ -257,7 +257,7 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
     let as_file = || match &lowered {
         Some(_) => native.pruned_session(runtime),
         None => {
-            let options = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
+            let options = SessionOptions { no_qdq_fusion: true, ..SessionOptions::default() };
             session_as_stored(runtime, pruned, &options)
         }
     };

@@ -215,9 +215,9 @@ impl Staged {
     pub fn publish(self, beside: &[(PathBuf, Vec<u8>)]) -> Result<Published, Error> {
         let mut outputs = Outputs::default();
         let mut files = RunFiles::new();
-        files.reads_all("the input", self.inputs.clone());
+        files.add_inputs("the input", self.inputs.clone());
         for (place, content) in beside {
-            files.writes("the file written with the output", place);
+            files.add_output("the file written with the output", place);
             outputs.write(place, |file| file.write_all(content)).map_err(|error| unwritable(place, error))?;
         }
         files.check()?;
@@ -250,15 +250,15 @@ pub struct Published {
 pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
     let mut files = files_of(model);
     files
-        .writes("the output", out)
-        .writes("the external data of the output", out.with_file_name(data_name(model, out)));
+        .add_output("the output", out)
+        .add_output("the external data of the output", out.with_file_name(data_name(model, out)));
     files.check()
 }
 
 /// Returns the files of a model, declared as inputs.
 fn files_of(model: &Model) -> RunFiles {
     let mut files = RunFiles::new();
-    files.reads("the input", model.path()).reads_all("the external data of the input", model.external_files());
+    files.add_input("the input", model.path()).add_inputs("the external data of the input", model.external_files());
     files
 }
 
@@ -277,7 +277,7 @@ pub fn data_name(model: &Model, out: &Path) -> String {
 }
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
-    files_of(model).writes("the output", out).check()
+    files_of(model).add_output("the output", out).check()
 }
 
 /// The external data file under construction.

@@ -26,7 +26,7 @@ fn the_training_api_computes_the_same_gradients() {
         prediction: None,
         channels: None,
         trained: trained.clone(),
-        gives_gradients: true,
+        outputs_gradients: true,
     };
     let artifacts = Artifacts::build(&analysis, &options).unwrap();
     let runtime = runtime();

@@ -62,7 +62,7 @@ from .errors import (
     VerificationFailedError,
 )
 from .models import Analysis, Model
-from .networks import Drawn, Network
+from .networks import GeneratedSamples, Network
 from .progress import Progress
 from .runtimes import Runtime, candidates, library_providers, set_provider_options
 
@@ -72,7 +72,7 @@ __all__ = [
     "Cut",
     "DiffpruneError",
     "DiffpruneWarning",
-    "Drawn",
+    "GeneratedSamples",
     "InvalidModelError",
     "Model",
     "Network",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Analysis",
     "Cut",
-    "Drawn",
+    "GeneratedSamples",
     "Model",
     "Network",
     "Runtime",
@@ -141,10 +141,10 @@ class Network:
         eta: float,
         runtime: Runtime,
         watch: _Watch,
-    ) -> Drawn: ...
+    ) -> GeneratedSamples: ...
 
 @final
-class Drawn:
+class GeneratedSamples:
     @property
     def values(self) -> NDArray[numpy.float32]: ...
     @property

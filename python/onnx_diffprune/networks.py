@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .options import NetworkOptions
 
-__all__ = ["Drawn", "Network"]
+__all__ = ["GeneratedSamples", "Network"]
 
 
 class Network:
@@ -106,7 +106,7 @@ class Network:
         eta: float = 0.0,
         seed: int = 0,
         progress: ProgressFunction | None = None,
-    ) -> Drawn:
+    ) -> GeneratedSamples:
         """Generate samples.
 
         Args:
@@ -120,13 +120,13 @@ class Network:
             progress: Called with every progress report.
         """
         extent = (count, steps, seed)
-        return Drawn(self._native.sample(extent, sampler, skip, eta, runtime._native, _watching(progress)))
+        return GeneratedSamples(self._native.sample(extent, sampler, skip, eta, runtime._native, _watching(progress)))
 
 
-class Drawn:
+class GeneratedSamples:
     """Samples that a network generated. `Network.sample` returns them."""
 
-    def __init__(self, native: _native.Drawn) -> None:
+    def __init__(self, native: _native.GeneratedSamples) -> None:
         """Wrap the result of `Network.sample`."""
         self._native = native
 

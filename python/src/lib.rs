@@ -31,7 +31,7 @@ mod _native {
     #[pymodule_export]
     use crate::models::{Analysis, Model};
     #[pymodule_export]
-    use crate::network::{Drawn, Network};
+    use crate::network::{GeneratedSamples, Network};
     #[pymodule_export]
     use crate::runtime::{Runtime, candidates, library_providers, set_provider_options, set_python_packages};
     use pyo3::prelude::*;

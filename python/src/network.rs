@@ -84,7 +84,7 @@ impl Network {
         eta: f64,
         runtime: &Runtime,
         watch: Py<PyAny>,
-    ) -> PyResult<Drawn> {
+    ) -> PyResult<GeneratedSamples> {
         let (count, steps, seed) = extent;
         let runtime = runtime.0;
         let drawn = watched(py, watch, |mut watcher| {
@@ -94,16 +94,16 @@ impl Network {
             let options = SampleOptions { steps, sampler, eta, skip, count, seed, ..SampleOptions::default() };
             self.0.sample(&runtime, &options, &mut |progress| watcher.hear(Some(progress)))
         })?;
-        Ok(Drawn(drawn))
+        Ok(GeneratedSamples(drawn))
     }
 }
 
 /// See the package.
 #[pyclass(frozen, module = "onnx_diffprune._native")]
-pub(crate) struct Drawn(onnx_diffprune::networks::Drawn);
+pub(crate) struct GeneratedSamples(onnx_diffprune::networks::GeneratedSamples);
 
 #[pymethods]
-impl Drawn {
+impl GeneratedSamples {
     #[getter]
     fn values<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         samples(py, &self.0.values).into_any()

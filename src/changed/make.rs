@@ -68,7 +68,7 @@ impl<'a> Changes<'a> {
         let slices = &self.rewritten.slices;
         let mut readers = Vec::new();
         let mut tensor = None;
-        for node in graph.nodes.iter().filter(|node| !slices.replaced().is_gone(node.id)) {
+        for node in graph.nodes.iter().filter(|node| !slices.replaced().is_removed(node.id)) {
             for (slot, value) in node.inputs.iter().enumerate() {
                 let Some(value) = value else { continue };
                 let original = &graph.values[*value].name;

@@ -42,7 +42,7 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &model, &to.network);
+    run_files::writes_pruned(files.add_input("PLAN.json", &args.plan), &model, &to.network);
     files.check()?;
     let mut plan = Plan::read(&args.plan)?;
     let (changed, refit) = (plan.changed.take(), plan.refit.take());

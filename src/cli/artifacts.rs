@@ -25,7 +25,7 @@ pub(super) fn run(args: &ArtifactsArgs, cli: &Cli, printer: &Printer) -> Result<
     progress.pause(|| printer.notes(&model));
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
-    files.writes_into("a file of OUT_DIR", &args.output, &FILES).check()?;
+    files.add_outputs_in("a file of OUT_DIR", &args.output, &FILES).check()?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     progress.step("differentiating");

@@ -171,7 +171,7 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     if pipeline.is_none() {
-        files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
+        files.add_outputs_in("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
     }
     files.check()?;
     let mut options = args.options(&surroundings.diffusion)?;
@@ -194,7 +194,7 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let made = deploy(&model, &folder, &runtime, &options, &mut |progress| watcher.see(progress));
     drop(watcher);
     let mut report = made.map_err(|error| match &output {
-        Some(output) => error.told_elsewhere(output.roots()),
+        Some(output) => error.with_final_paths(output.roots()),
         None => error,
     })?;
     if let Some(output) = output {

@@ -77,7 +77,7 @@ impl Destination {
         let passed = match done {
             Ok(passed) => passed,
             Err(error) => {
-                let error = error.told_elsewhere(folder.roots());
+                let error = error.with_final_paths(folder.roots());
                 folder.publish_beside()?;
                 return Err(error);
             }

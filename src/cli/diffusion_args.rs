@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use onnx_diffprune::data::Array;
 use onnx_diffprune::networks::{
-    NetworkOptions, PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, ScheduleName, TimeScale,
+    NetworkOptions, PreconditioningLocation, PredictionType, ProcessOptions, RoleNames, ScheduleName, TimeScale,
     UsualSizes,
 };
 use onnx_diffprune::{Error, GradientSettings};
@@ -74,7 +74,7 @@ pub(super) struct DiffusionArgs {
     /// is not named sigma].
     #[arg(long, value_enum, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) preconditioning: Option<PreconditioningPlace>,
+    pub(super) preconditioning: Option<PreconditioningLocation>,
 
     /// What the network predicts [default: epsilon; flow for a flow schedule; sample for noise levels].
     #[arg(long, value_enum, help_heading = "Diffusion")]

@@ -112,11 +112,11 @@ pub(super) fn run(args: &EncodeArgs, cli: &Cli, printer: &Printer) -> Result<boo
     run_files::reads_model(&mut files, "--vae-encoder", &Model::open(&args.vae_encoder)?);
     if let Some(encoder) = &args.text_encoder {
         run_files::reads_model(&mut files, "--text-encoder", &Model::open(encoder)?);
-        files.writes("the states of the empty caption", options.empty_path());
+        files.add_output("the states of the empty caption", options.empty_path());
     }
     run_files::reads_data(&mut files, Some(&args.images))?;
     let names = options.shard_names()?;
-    files.writes_into("a shard of CACHE", &args.cache, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    files.add_outputs_in("a shard of CACHE", &args.cache, &names.iter().map(String::as_str).collect::<Vec<_>>());
     files.check()?;
     let runtime = open_runtime(cli)?;
     let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Encoding).then_some("encoding"));

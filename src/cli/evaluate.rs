@@ -176,7 +176,7 @@ pub(super) fn run(
     );
     run_files::reads_data(&mut files, Some(data))?;
     if let Some(report) = &args.report {
-        files.writes("--report", report);
+        files.add_output("--report", report);
     }
     files.check()?;
     let runtime = open_runtime(cli)?;

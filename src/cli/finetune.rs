@@ -116,7 +116,7 @@ fn finetune(
         run_files::reads_model(&mut files, "--teacher", teacher);
     }
     if let Some(plan) = &plan_file {
-        files.reads("the plan of IN.onnx", plan);
+        files.add_input("the plan of IN.onnx", plan);
     }
     let given = [
         ("--inputs", args.inputs.as_deref()),
@@ -128,9 +128,9 @@ fn finetune(
     run_files::reads_data(&mut files, Some(data))?;
     run_files::writes_pruned(&mut files, &model, &to.network);
     let new_plan = plan_path(&to.network);
-    files.writes("the plan of OUT.onnx", &new_plan);
+    files.add_output("the plan of OUT.onnx", &new_plan);
     if let Some(report) = &to.report {
-        files.writes("--report", report);
+        files.add_output("--report", report);
     }
     files.check()?;
     let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;

@@ -111,7 +111,7 @@ pub(super) fn run(
             (Err(error), None) => return Err(error),
             (Err(error), Some(output)) => {
                 // Messages show final paths: users do not know the hidden folder.
-                let error = error.told_elsewhere(output.roots());
+                let error = error.with_final_paths(output.roots());
                 output.publish_beside()?;
                 return Err(error);
             }

@@ -8,7 +8,7 @@ use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::pipelines::{Part, Pipeline};
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::ranks::{Collective, told};
+use onnx_diffprune::ranks::{Collective, from_first};
 use onnx_diffprune::{
     Analysis, CriterionOption, CutOptions, Error, Model, RefitSettings, Runtime, ScoreOptions, Scores, Sizes,
     VerifyOptions,
@@ -155,7 +155,7 @@ pub(super) fn job(
         cut.record("run", recorded(args)?);
     }
     if refits {
-        told(&**ranks, Some(cut.plan()))?;
+        from_first(&**ranks, Some(cut.plan()))?;
     }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
@@ -224,7 +224,7 @@ fn follow(
     (score, refit): (&ScoreOptions, Option<&RefitSettings>),
 ) -> Result<bool, Error> {
     let (Some(output), Some(runtime), Some(settings)) = (output, runtime, refit) else { return Ok(true) };
-    let plan = told(&*settings.options.ranks, None)?;
+    let plan = from_first(&*settings.options.ranks, None)?;
     let staged = analysis.repeat(&plan, &plan_path(output), Some(runtime))?.stage(output)?;
     staged.refit(runtime, score, settings, &mut |_| ControlFlow::Continue(())).map(|_| true)
 }

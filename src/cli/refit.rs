@@ -103,7 +103,7 @@ fn refit(
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "ORIGINAL.onnx", &model);
     run_files::reads_model(&mut files, "PRUNED.onnx", &pruned);
-    files.reads("the plan of PRUNED.onnx", &path);
+    files.add_input("the plan of PRUNED.onnx", &path);
     let given = [
         ("--inputs", args.inputs.as_deref()),
         ("--scheduler-config", diffusion.scheduler_config.as_deref()),
@@ -112,11 +112,11 @@ fn refit(
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_pruned(&mut files, &model, &to.network);
-    files.writes("the plan of OUT.onnx", &new_plan);
+    files.add_output("the plan of OUT.onnx", &new_plan);
     let checkpoint = refit_checkpoint_path(&to.base);
-    files.writes("the checkpoint of OUT.onnx", &checkpoint);
+    files.add_output("the checkpoint of OUT.onnx", &checkpoint);
     if let Some(report) = &args.report {
-        files.writes("--report", report);
+        files.add_output("--report", report);
     }
     files.check()?;
     let mut plan = Plan::read(&path).map_err(|error| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use onnx_diffprune::data::Array;
 use onnx_diffprune::finetuning::{FinetuneReport, FinetuneSettings, Recipe};
 use onnx_diffprune::plans::{DigestKind, plan_path};
-use onnx_diffprune::ranks::{Collective, told};
+use onnx_diffprune::ranks::{Collective, from_first};
 use onnx_diffprune::reports::RefitReport;
 use onnx_diffprune::rounds::RoundFolder;
 use onnx_diffprune::{
@@ -203,7 +203,7 @@ impl Rounds<'_> {
         let follow = || -> Result<(), Error> {
             // The share of this rank in the refit, of the cut that the first rank sends.
             let Some(settings) = &refit else { return Ok(()) };
-            let plan = told(&**self.ranks, None)?;
+            let plan = from_first(&**self.ranks, None)?;
             let cut = analysis.repeat(&plan, &plan_path(&output), Some(&self.runtime))?;
             stage(&cut)?.refit(&self.runtime, &score, settings, &mut |_| ControlFlow::Continue(())).map(drop)
         };
@@ -220,7 +220,7 @@ impl Rounds<'_> {
         cut.warnings().iter().for_each(|warning| self.printer.warning(warning));
         self.record(&mut cut)?;
         if refits {
-            told(&**self.ranks, Some(cut.plan()))?;
+            from_first(&**self.ranks, Some(cut.plan()))?;
         }
         let staged = stage(&cut)?;
         self.scores = Some(scores);

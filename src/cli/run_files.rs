@@ -14,17 +14,17 @@ use super::gradient_args::{checkpoint_path, refit_checkpoint_path};
 pub(super) fn of_run(cli: &Cli) -> RunFiles {
     let mut files = RunFiles::new();
     if let Some(library) = &cli.onnxruntime {
-        files.reads("--onnxruntime", library);
+        files.add_input("--onnxruntime", library);
     }
     if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
-        files.reads("ORT_DYLIB_PATH", library);
+        files.add_input("ORT_DYLIB_PATH", library);
     }
     files
 }
 
 /// Adds a network to be read, with its external data.
 pub(super) fn reads_model(files: &mut RunFiles, what: &str, model: &Model) {
-    files.reads(what, model.path()).reads_all(format!("the external data of {what}"), model.external_files());
+    files.add_input(what, model.path()).add_inputs(format!("the external data of {what}"), model.external_files());
 }
 
 /// Adds the files to be read that are given.
@@ -32,7 +32,7 @@ pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)])
     for (what, path) in given {
         // A folder of arrays that a pipeline was run on is not a single file.
         if let Some(path) = path.filter(|path| !path.is_dir()) {
-            files.reads(*what, path);
+            files.add_input(*what, path);
         }
     }
 }
@@ -41,10 +41,10 @@ pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)])
 pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<(), Error> {
     match data {
         Some(folder) if folder.is_dir() => {
-            files.reads_all("a file of --data", sample_files(folder)?);
+            files.add_inputs("a file of --data", sample_files(folder)?);
         }
         Some(file) => {
-            files.reads("--data", file);
+            files.add_input("--data", file);
         }
         None => {}
     }
@@ -53,7 +53,7 @@ pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<()
 
 /// Adds a pruned network to be written, with its external data.
 pub(super) fn writes_pruned(files: &mut RunFiles, model: &Model, output: &Path) {
-    files.writes("OUT.onnx", output).writes("the external data of OUT.onnx", model.data_path(output));
+    files.add_output("OUT.onnx", output).add_output("the external data of OUT.onnx", model.data_path(output));
 }
 
 /// Adds the files that pruning writes: the network, its plan, its checkpoints and the report.
@@ -66,18 +66,18 @@ pub(super) fn writes_of_pruning(
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
         writes_pruned(files, model, output);
         match &args.plan {
-            Some(plan) => files.writes("--plan", plan),
-            None => files.writes("the plan of OUT.onnx", plan_path(output)),
+            Some(plan) => files.add_output("--plan", plan),
+            None => files.add_output("the plan of OUT.onnx", plan_path(output)),
         };
         let base = args.base().unwrap_or(output);
         if of_gradients {
-            files.writes("the checkpoint of OUT.onnx", checkpoint_path(base));
+            files.add_output("the checkpoint of OUT.onnx", checkpoint_path(base));
         }
         if of_refit {
-            files.writes("the checkpoint of the refit of OUT.onnx", refit_checkpoint_path(base));
+            files.add_output("the checkpoint of the refit of OUT.onnx", refit_checkpoint_path(base));
         }
     }
     if let Some(report) = &args.report {
-        files.writes("--report", report);
+        files.add_output("--report", report);
     }
 }

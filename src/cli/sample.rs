@@ -72,7 +72,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     );
     for (what, path) in [("--output", &args.output), ("--save-npy", &args.save_npy)] {
         if let Some(path) = path {
-            files.writes(what, path);
+            files.add_output(what, path);
         }
     }
     files.check()?;

@@ -96,7 +96,7 @@ impl Surroundings {
             (None, _) => {}
         }
         if let Some((path, size)) =
-            around.config.as_ref().and_then(|(path, of)| Some((path, of.odd_sample_size.as_ref()?)))
+            around.config.as_ref().and_then(|(path, of)| Some((path, of.invalid_sample_size.as_ref()?)))
         {
             found.warnings.push(format!(
                 "{}: sample_size {size} is not a valid sample size and is not used: give sizes with --size",

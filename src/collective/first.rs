@@ -14,7 +14,10 @@ pub(crate) fn unshared(error: impl std::fmt::Display) -> Error {
 ///
 /// # Errors
 /// A rank has ended.
-pub fn told<T: Serialize + for<'a> Deserialize<'a>>(ranks: &dyn Collective, made: Option<&T>) -> Result<T, Error> {
+pub fn from_first<T: Serialize + for<'a> Deserialize<'a>>(
+    ranks: &dyn Collective,
+    made: Option<&T>,
+) -> Result<T, Error> {
     let mut bytes = made.map(serde_json::to_vec).transpose().map_err(unshared)?.unwrap_or_default();
     ranks.broadcast(&mut bytes, 0)?;
     serde_json::from_slice(&bytes).map_err(unshared)
@@ -24,7 +27,7 @@ pub fn told<T: Serialize + for<'a> Deserialize<'a>>(ranks: &dyn Collective, made
 ///
 /// # Errors
 /// The error of `make`, or a rank has ended.
-pub fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
+pub fn run_on_first<T: Serialize + for<'a> Deserialize<'a>>(
     ranks: &dyn Collective,
     make: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
@@ -32,7 +35,7 @@ pub fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
         return make();
     }
     let made = (ranks.rank() == 0).then(make).transpose()?;
-    told(ranks, made.as_ref())
+    from_first(ranks, made.as_ref())
 }
 
 /// Returns the decision of the first rank on all ranks. Clocks and arithmetic of the ranks may differ, so only its
@@ -40,7 +43,7 @@ pub fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
 ///
 /// # Errors
 /// A rank has ended.
-pub fn first_says(ranks: &dyn Collective, own: bool) -> Result<bool, Error> {
+pub fn decision_of_first(ranks: &dyn Collective, own: bool) -> Result<bool, Error> {
     let mut decided = [f64::from(u8::from(own && ranks.rank() == 0))];
     ranks.sum_f64(&mut decided)?;
     Ok(decided[0] != 0.0)

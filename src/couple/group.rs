@@ -57,12 +57,12 @@ pub struct Component {
     /// number of channels of the group if no norm demands anything.
     pub unit: usize,
     /// Blocks from which the same number of channels is removed, with the sizes that kernels support.
-    pub liked: Vec<LikedBlock>,
+    pub preferred: Vec<PreferredBlock>,
 }
 
 /// The channels of a norm group, of which a kernel requires a multiple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LikedBlock {
+pub struct PreferredBlock {
     /// Number of channels in the block.
     pub size: usize,
     /// Number of channels removed from the block for each channel that is removed from every unit.
@@ -290,7 +290,7 @@ fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
             let multiple = grouping.spaces.liked_multiple(demand.space, demand.block);
             let (size, per_step) = (demand.block, free[0] / component.unit);
             let number = grouping.groups[*first].component;
-            grouping.components[number].liked.push(LikedBlock { size, per_step, multiple });
+            grouping.components[number].preferred.push(PreferredBlock { size, per_step, multiple });
             continue;
         }
         let text = if is_even {

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
-use crate::lower::session_giving;
+use crate::lower::session_with_outputs;
 use crate::onnx::builder::Builder;
 use crate::onnx::names::Names;
 use crate::onnx::{DataType, GraphProto, attr_int};
@@ -84,7 +84,7 @@ pub fn watch_ranges(
     let mut note = |name: &str, range: Range| {
         ranges.entry(name.to_owned()).and_modify(|known: &mut Range| *known = known.union(range)).or_insert(range);
     };
-    let mut session = session_giving(runtime, &model.with_graph(watched), &names, &SessionOptions::default())?;
+    let mut session = session_with_outputs(runtime, &model.with_graph(watched), &names, &SessionOptions::default())?;
     for (at, inputs) in batches.iter().enumerate() {
         steps(at, batches.len())?;
         for (name, array) in inputs {

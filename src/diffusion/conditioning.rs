@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
-use crate::inputs::draw_input;
+use crate::inputs::random_input;
 
 /// Conditioning for any number of samples.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +61,7 @@ impl Conditioning {
                         rows[0] = DRAWN_ROWS;
                     }
                     neutral(&port.name, port.element_type, &rows)
-                        .map_or_else(|| draw_input((model, graph, facts), &port.name, &rows, seed), Ok)?
+                        .map_or_else(|| random_input((model, graph, facts), &port.name, &rows, seed), Ok)?
                 }
             };
             inputs.insert(port.name.clone(), Values { array, per_sample, given: given.is_some(), beside: None });

@@ -33,7 +33,7 @@ pub enum ScheduleName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum PreconditioningPlace {
+pub enum PreconditioningLocation {
     /// In the graph: it takes the noisy sample and sigma, and returns the clean sample.
     Inside,
     /// Around the graph: it takes the scaled sample and ln(sigma) / 4.
@@ -80,7 +80,7 @@ pub struct ProcessOptions {
     /// Where the preconditioning of a network with noise levels is applied. `None`: as the scheduler configuration
     /// describes it, if there is one and the time input is not named sigma; else outside if the time input is named
     /// noise, else inside.
-    pub preconditioning: Option<PreconditioningPlace>,
+    pub preconditioning: Option<PreconditioningLocation>,
     /// What the network predicts. `None`: flow for a flow schedule, sample for noise levels, else epsilon.
     pub prediction_type: Option<PredictionType>,
     /// The value that the time input expects. `None`: sigma or c_noise with noise levels, fraction or log_snr if the
@@ -181,9 +181,9 @@ impl ProcessOptions {
     fn with_overrides(&self, mut configured: ConfiguredProcess, roles: &Roles) -> Result<ConfiguredProcess, Error> {
         let process = &configured.process;
         // A graph that takes sigma scales its input itself. Scheduler configurations do not record this.
-        let inside = self.preconditioning == Some(PreconditioningPlace::Inside)
+        let inside = self.preconditioning == Some(PreconditioningLocation::Inside)
             || self.preconditioning.is_none() && roles.takes_sigma();
-        if self.preconditioning == Some(PreconditioningPlace::Outside) && process.preconditioning.is_none() {
+        if self.preconditioning == Some(PreconditioningLocation::Outside) && process.preconditioning.is_none() {
             return Err(Error::usage(
                 "--preconditioning outside: the scheduler configuration has no noise levels to precondition with",
             )
@@ -216,7 +216,7 @@ impl ProcessOptions {
             && self.prediction_type.is_none()
             && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
             && roles.takes_c_noise();
-        let outside = self.preconditioning == Some(PreconditioningPlace::Outside) || by_name;
+        let outside = self.preconditioning == Some(PreconditioningLocation::Outside) || by_name;
         let name = self.schedule.unwrap_or(if outside || roles.takes_sigma() && !is_discrete {
             ScheduleName::Karras
         } else if self.prediction_type == Some(PredictionType::Flow) {
@@ -292,7 +292,7 @@ impl ProcessOptions {
 
     fn refuse_options_of_others(&self, schedule: ScheduleName) -> Result<(), Error> {
         let unused = |(_, given, known): &(_, bool, &[ScheduleName])| *given && !known.contains(&schedule);
-        if self.preconditioning == Some(PreconditioningPlace::Outside) && schedule != ScheduleName::Karras {
+        if self.preconditioning == Some(PreconditioningLocation::Outside) && schedule != ScheduleName::Karras {
             return Err(Error::usage("--preconditioning outside needs --schedule karras"));
         }
         match self.schedule_options().into_iter().find(unused) {

@@ -135,7 +135,7 @@ impl FeatureNetwork {
             .hint("leave --features out: a network for images has no meaningful features for latents"));
         };
         let session = match &options.output {
-            Some(value) => lower::session_giving(runtime, model, &[value.as_str()], sessions)?,
+            Some(value) => lower::session_with_outputs(runtime, model, &[value.as_str()], sessions)?,
             None => lower::session(runtime, model, sessions)?,
         };
         let input = ImageInput::find(session.inputs(), options, (height, width), path)?;

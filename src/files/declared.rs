@@ -35,25 +35,25 @@ impl RunFiles {
     }
 
     /// Declares an input file. `what` is its name in messages, such as the option that sets it.
-    pub fn reads(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
+    pub fn add_input(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
         self.read.push(Declared::new(what, path));
         self
     }
 
     /// Declares many input files that are read for one purpose.
-    pub fn reads_all(&mut self, what: impl Into<String>, paths: Vec<PathBuf>) -> &mut Self {
+    pub fn add_inputs(&mut self, what: impl Into<String>, paths: Vec<PathBuf>) -> &mut Self {
         self.read_together.push((what.into(), paths));
         self
     }
 
     /// Declares an output file.
-    pub fn writes(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
+    pub fn add_output(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
         self.written.push(Declared::new(what, path));
         self
     }
 
     /// Declares output files in a folder, which is created if it does not exist.
-    pub fn writes_into(&mut self, what: &str, folder: impl Into<PathBuf>, names: &[&str]) -> &mut Self {
+    pub fn add_outputs_in(&mut self, what: &str, folder: impl Into<PathBuf>, names: &[&str]) -> &mut Self {
         let folder = folder.into();
         let files: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
         files.iter().for_each(|file| self.written.push(Declared::new(what, file)));

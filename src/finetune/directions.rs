@@ -95,14 +95,14 @@ pub(super) fn levels(noising: &Noising<'_>, at: usize) -> Vec<Level> {
 
 /// The position of the noisy sample within its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SamplePlace {
+pub struct SamplePosition {
     /// The name of the input.
     pub input: String,
     /// Axis and offset of the sample. `None`: the input holds nothing besides the sample.
     pub within: Option<(usize, usize)>,
 }
 
-impl SamplePlace {
+impl SamplePosition {
     /// Returns the position for a network with these roles.
     pub fn of(noising: &Noising<'_>) -> Self {
         let within = noising.roles.joined.as_ref().map(|joined| (joined.axis, joined.offset));
@@ -191,7 +191,7 @@ mod tests {
         ];
         let values = ArrayD::zeros(vec![2, 2]);
         let clean = CleanBatch { positions: vec![0, 1], values, conditioning: Vec::new() };
-        let place = SamplePlace { input: "x".to_owned(), within: Some((1, 1)) };
+        let place = SamplePosition { input: "x".to_owned(), within: Some((1, 1)) };
         place.stack(&mut inputs, &clean, (&directions, &draws), &["x".to_owned(), "t".to_owned()]).unwrap();
         let by = step(2);
         let moved = |by: f32| [1.0, 2.0 + by, 3.0, 4.0, 5.0 + by, 6.0];

@@ -73,7 +73,7 @@ impl<'a> AtSizes<'a> {
 }
 
 /// The correspondence between a network (student) and the network that it was cut from (teacher).
-pub struct Kinship<'a> {
+pub struct Correspondence<'a> {
     teacher: AtSizes<'a>,
     student: AtSizes<'a>,
     kept: Option<&'a Kept>,
@@ -81,7 +81,7 @@ pub struct Kinship<'a> {
     computed: Vec<bool>,
 }
 
-impl<'a> Kinship<'a> {
+impl<'a> Correspondence<'a> {
     /// Creates the correspondence at the sizes of a run. `kept` holds the teacher's channels that the plan of the cut
     /// keeps. Without a plan, values of the same shape correspond.
     ///

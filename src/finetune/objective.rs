@@ -87,7 +87,7 @@ impl Objective {
 
     /// Returns whether the teacher runs at every step: for its output, for intermediate values if there are any, or for
     /// derivatives.
-    pub fn asks_teacher(&self, has_features: bool) -> bool {
+    pub fn needs_teacher(&self, has_features: bool) -> bool {
         self.distill > 0.0 || self.jacobian > 0.0 || has_features
     }
 
@@ -120,7 +120,7 @@ impl Objective {
             terms.push(term);
         }
         if self.jacobian > 0.0 {
-            let distance = Distance::SquaredSlope { step };
+            let distance = Distance::SquaredDirectionalDerivative { step };
             let [target, weights] = DERIVATIVES.map(str::to_owned);
             let (sample_weights, weight) = (Some(weights), self.jacobian);
             terms.push(LossTerm { channels, distance, target, sample_weights, weight, ..LossTerm::squared(output) });

@@ -38,7 +38,7 @@ pub struct Teacher {
 
 /// The teacher's outputs for some noisy samples.
 #[derive(Clone, Debug, Default)]
-pub struct Taught {
+pub struct TeacherOutputs {
     /// The prediction, without the variance.
     pub output: Vec<f32>,
     /// The intermediate values, in the order of the request.
@@ -114,7 +114,7 @@ impl Teacher {
         names.extend(features.iter().map(|feature| feature.name.as_str()));
         let rows = if options.device == Device::Cpu { rows_of_run(analysis, roles, given, batch) } else { batch };
         let is_on_cpu = options.device == Device::Cpu;
-        let options = &SessionOptions { takes_memory_late: is_on_cpu, has_no_arena: is_on_cpu, ..options.clone() };
+        let options = &SessionOptions { no_memory_pattern: is_on_cpu, no_arena: is_on_cpu, ..options.clone() };
         let sizes = roles.sizes(&analysis.facts, given, rows);
         let with_kernels = match options.device {
             Device::Cpu => Self::with_kernels(runtime, analysis, &names, sizes, options).ok(),
@@ -123,7 +123,7 @@ impl Teacher {
         let session = match with_kernels {
             Some(session) => session,
             None if features.is_empty() => lower::session(runtime, model, options)?,
-            None => lower::session_giving(runtime, model, &names, options)?,
+            None => lower::session_with_outputs(runtime, model, &names, options)?,
         };
         let place = |name: &&str| session.outputs().iter().position(|output| output.name == **name).unwrap_or(0);
         let places = names.iter().map(place).collect();
@@ -168,7 +168,7 @@ impl Teacher {
         let model = &analysis.model;
         let options = SessionOptions {
             external_data_folder: Some(model.data_folder()),
-            keeps_arithmetic: true,
+            no_qdq_fusion: true,
             has_kernels: of.has_kernels,
             ..options.clone()
         };
@@ -182,7 +182,7 @@ impl Teacher {
     ///
     /// # Errors
     /// The network fails.
-    pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<Taught, Error> {
+    pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<TeacherOutputs, Error> {
         let Some((rows, batched)) = &self.run else { return self.predict_at_once(inputs) };
         let count = |(name, array): &(String, Array)| batched.contains(name).then(|| array.dims.first().copied());
         let all = inputs.iter().find_map(count).flatten().unwrap_or(1);
@@ -196,9 +196,9 @@ impl Teacher {
             inputs.iter().map(part).collect()
         };
         let runs: Vec<Vec<(String, Array)>> = (0..all).step_by(*rows).map(of_run).collect();
-        let mut taught = Taught::default();
+        let mut taught = TeacherOutputs::default();
         for inputs in runs {
-            let Taught { output, features } = self.predict_at_once(&inputs)?;
+            let TeacherOutputs { output, features } = self.predict_at_once(&inputs)?;
             taught.output.extend(output);
             for (at, feature) in features.into_iter().enumerate() {
                 match taught.features.get_mut(at) {
@@ -210,7 +210,7 @@ impl Teacher {
         Ok(taught)
     }
 
-    fn predict_at_once(&mut self, inputs: &[(String, Array)]) -> Result<Taught, Error> {
+    fn predict_at_once(&mut self, inputs: &[(String, Array)]) -> Result<TeacherOutputs, Error> {
         let declared = self.session.inputs();
         let given: Vec<(String, Array)> = inputs
             .iter()
@@ -224,13 +224,13 @@ impl Teacher {
         let mut outputs: Vec<Option<Array>> =
             self.session.run(&given).map_err(fail)?.into_iter().map(|(_, array)| Some(array)).collect();
         let mut wanted = self.places.iter().map(|place| outputs.get_mut(*place).and_then(Option::take));
-        let Some(output) = wanted.next().flatten() else { return Ok(Taught::default()) };
+        let Some(output) = wanted.next().flatten() else { return Ok(TeacherOutputs::default()) };
         let features = wanted.flatten().collect();
-        let Some((axis, parts)) = self.kept else { return Ok(Taught { output: floats(output), features }) };
+        let Some((axis, parts)) = self.kept else { return Ok(TeacherOutputs { output: floats(output), features }) };
         let run: usize = output.dims[axis..].iter().product();
         let values = floats(output);
         let output = values.chunks(run.max(1)).flat_map(|run| run[..run.len() / parts].iter().copied()).collect();
-        Ok(Taught { output, features })
+        Ok(TeacherOutputs { output, features })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The teacher's contribution to a step: its output, intermediate values, and directional derivatives.
 
-use super::directions::{DIFFERENCES, Directions, SamplePlace, levels, step};
+use super::directions::{DIFFERENCES, Directions, SamplePosition, levels, step};
 use super::draw::Draws;
 use super::features::{Feature, weights_of_rows};
 use super::objective::{DERIVATIVES, feature_inputs};
@@ -25,7 +25,7 @@ pub struct Teaching {
 /// The settings of the comparison of derivatives.
 #[derive(Debug)]
 struct Derivatives {
-    place: SamplePlace,
+    place: SamplePosition,
     directions: Directions,
     /// The inputs that have a row for every sample.
     batched: Vec<String>,
@@ -42,7 +42,7 @@ impl Teaching {
     ///
     /// # Errors
     /// The data can't be read, the teacher fails, or its differences over time are all zero or not finite.
-    pub fn compare_slopes(
+    pub fn compare_derivatives(
         mut self,
         (noising, draws): (&Noising<'_>, &Draws),
         data: &mut dyn CleanSamples,
@@ -61,7 +61,7 @@ impl Teaching {
             }
         }
         let directions = Directions::leading(&differences)?;
-        self.derivatives = Some(Derivatives { place: SamplePlace::of(noising), directions, batched });
+        self.derivatives = Some(Derivatives { place: SamplePosition::of(noising), directions, batched });
         Ok(self)
     }
 

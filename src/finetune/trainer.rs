@@ -216,7 +216,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// A rank has ended.
-    pub fn any_says<const N: usize>(&self, says: [bool; N]) -> Result<[bool; N], Error> {
+    pub fn any_rank<const N: usize>(&self, says: [bool; N]) -> Result<[bool; N], Error> {
         let mut counts = says.map(|says| f64::from(u8::from(says)));
         self.ranks.sum_f64(&mut counts)?;
         Ok(counts.map(|count| count > 0.0))

@@ -16,7 +16,7 @@ pub struct LossTerm {
     /// Number of channels that are compared: the first channels of axis 1. `None`: all channels.
     pub channels: Option<i64>,
     /// Number of equal parts of consecutive rows into which axis 0 is divided, at least one. Only the first part is
-    /// compared (but see [`Distance::SquaredSlope`]).
+    /// compared (but see [`Distance::SquaredDirectionalDerivative`]).
     pub parts: i64,
     /// The graph input for the target: float32, with the shape of the compared part of the value. Terms may share an
     /// input.
@@ -48,16 +48,16 @@ pub enum Distance {
     /// `v(x)`, `v(x + h u)` and `v(x - h u)`. The distance is the mean over rows of `(|s|^2 - y)^2`, with the central
     /// difference `s = (v(x + h u) - v(x - h u)) / (2 h)` and one number y per row. The target has shape `[N]`. The
     /// first part is ignored.
-    SquaredSlope {
+    SquaredDirectionalDerivative {
         /// The step size `h`, greater than zero.
         step: f32,
     },
 }
 
 impl Distance {
-    /// Returns whether this is [`Distance::SquaredSlope`].
+    /// Returns whether this is [`Distance::SquaredDirectionalDerivative`].
     fn is_squared_slope(self) -> bool {
-        matches!(self, Self::SquaredSlope { .. })
+        matches!(self, Self::SquaredDirectionalDerivative { .. })
     }
 }
 
@@ -193,7 +193,7 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     }
     let (setting, number) = match term.distance {
         Distance::Huber { delta } => ("the delta of a Huber distance to be", delta),
-        Distance::SquaredSlope { step } => ("the step size of a directional derivative to be", step),
+        Distance::SquaredDirectionalDerivative { step } => ("the step size of a directional derivative to be", step),
         Distance::Squared | Distance::InnerProduct => ("", 1.0),
     };
     if !(number > 0.0 && number.is_finite()) {

@@ -50,7 +50,7 @@ impl Tape {
                 (self.builder.add("Mul", &[&clipped, &rest], vec![]), clipped, 1.0)
             }
             Distance::InnerProduct => (self.builder.add("Mul", &[&compared, target], vec![]), target.clone(), 1.0),
-            Distance::SquaredSlope { step } => {
+            Distance::SquaredDirectionalDerivative { step } => {
                 self.squared_directional_derivatives(&compared, &found.compared, target, step)
             }
         };
@@ -78,7 +78,7 @@ impl Tape {
             seed = self.builder.add("Mul", &[&seed, LOSS_SCALE], vec![]);
         }
         let mut before = vec![0; found.shape.len()];
-        if let Distance::SquaredSlope { .. } = term.distance {
+        if let Distance::SquaredDirectionalDerivative { .. } = term.distance {
             // The derivative for the third part is the negative of that for the second. For the first part it is zero.
             let opposite = self.builder.add("Neg", &[&seed], vec![]);
             seed = self.builder.add("Concat", &[&seed, &opposite], vec![attr_int("axis", 0)]);
@@ -92,7 +92,7 @@ impl Tape {
         self.contributions.entry(found.value).or_default().push(seed);
     }
 
-    /// Emits the loss of a value of this shape in three parts, see [`Distance::SquaredSlope`]. Returns each row's
+    /// Emits the loss of a value of this shape in three parts, see [`Distance::SquaredDirectionalDerivative`]. Returns each row's
     /// contribution, the derivative of the contribution with respect to the elements of the second part up to a factor,
     /// and the factor.
     fn squared_directional_derivatives(

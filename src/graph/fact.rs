@@ -181,7 +181,7 @@ pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known
 
 /// Returns, for every element of a reduction over `axes`, the positions of the elements of shape `shape` that it
 /// combines.
-pub fn reduced_places(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
+pub fn reduced_positions(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
     let kept: usize = (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).product();
     let mut places = vec![Vec::new(); kept];
     for at in 0..shape.iter().product() {
@@ -224,8 +224,8 @@ mod tests {
         let columns = broadcast_to(&known, &[2], &[3, 2]);
         assert_eq!(columns, Some(Known::Floats([1.0, 2.0].repeat(3))));
         assert_eq!(broadcast_to(&known, &[2], &[2, 3]), None);
-        assert_eq!(reduced_places(&[2, 3], &[0]), [[0, 3], [1, 4], [2, 5]]);
-        assert_eq!(reduced_places(&[2, 3], &[0, 1]), [[0, 1, 2, 3, 4, 5]]);
+        assert_eq!(reduced_positions(&[2, 3], &[0]), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(reduced_positions(&[2, 3], &[0, 1]), [[0, 1, 2, 3, 4, 5]]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 ///
 /// # Errors
 /// Fails for an input of an unsupported element type or of unknown rank.
-pub fn draw_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
+pub fn random_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
     draw_where(analysis, sizes, seed, &|_| true)
 }
 
@@ -55,7 +55,7 @@ pub(super) fn draw_where(
 ///
 /// # Errors
 /// Fails if no input has this name, or if it can't be generated.
-pub fn draw_input(
+pub fn random_input(
     (model, graph, facts): (&Model, &Graph, &Facts),
     name: &str,
     dims: &[usize],

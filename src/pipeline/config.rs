@@ -24,7 +24,7 @@ pub struct ComponentConfig {
     /// Height and width of a sample.
     pub sample_size: Option<(usize, usize)>,
     /// An invalid sample size: a number below 1, or larger than any network supports.
-    pub odd_sample_size: Option<String>,
+    pub invalid_sample_size: Option<String>,
     /// Channels of the input.
     pub in_channels: Option<usize>,
     /// Channels of the output.
@@ -70,7 +70,7 @@ impl ComponentConfig {
         Ok(Self {
             class: text("_class_name"),
             sample_size,
-            odd_sample_size: given.filter(|_| is_odd).map(Value::to_string),
+            invalid_sample_size: given.filter(|_| is_odd).map(Value::to_string),
             in_channels: count("in_channels"),
             out_channels: count("out_channels"),
             latent_channels: count("latent_channels"),

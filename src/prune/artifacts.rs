@@ -61,7 +61,7 @@ impl Analysis {
             prediction: options.prediction.clone(),
             channels: options.channels,
             trained: trained_weights(&self.0, &options.trained)?,
-            gives_gradients: false,
+            outputs_gradients: false,
         };
         let artifacts = Artifacts::build(&self.0, &options)?;
         notify(watch, Progress::At { stage: Stage::Gradients, done: 1, total: 1 })?;

@@ -16,7 +16,7 @@ use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, has_telling_name, sizes_for};
 use crate::graph::{Graph, ValueId};
 use crate::infer::infer;
-use crate::inputs::draw_input;
+use crate::inputs::random_input;
 use crate::runtime::{
     Device, Latency, OperatorTime, RuntimeError, Session, SessionOptions, interleaved_latency, operator_times, peak_of,
 };
@@ -169,7 +169,7 @@ impl Candidate {
             let unknown = || Error::invalid(self.model.path(), format!("graph input {name:?} declares no shape"));
             let dims = self.shape(*input).ok_or_else(unknown)?.iter();
             let dims: Option<Vec<usize>> = dims.map(|dim| usize::try_from(dim.eval(&sizes)?).ok()).collect();
-            Ok((name.clone(), draw_input(known, name, &dims.ok_or_else(unknown)?, seed)?))
+            Ok((name.clone(), random_input(known, name, &dims.ok_or_else(unknown)?, seed)?))
         };
         self.graph.inputs.iter().map(draw).collect()
     }

@@ -187,7 +187,7 @@ pub fn deploy(
         place::keep_timing_cache(&output, folder)?;
     }
     let made = plan.build(output.root(), runtime, watch);
-    let mut report = made.map_err(|error| error.told_elsewhere((output.root(), folder)))?;
+    let mut report = made.map_err(|error| error.with_final_paths((output.root(), folder)))?;
     let placed = |path: &PathBuf| folder.join(path.strip_prefix(output.root()).unwrap_or(path));
     report.files = report.files.iter().map(placed).collect();
     report.engine = report.engine.take().map(|engine| engine.in_place(placed));

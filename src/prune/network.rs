@@ -26,7 +26,7 @@ use crate::lower;
 use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::ops;
 use crate::runtime::{self, SessionOptions, available_memory};
-pub use drawn::Drawn;
+pub use drawn::GeneratedSamples;
 
 /// The roles of a denoising network's inputs, how it was trained, and its conditioning.
 #[derive(Clone, Debug, Default)]
@@ -358,7 +358,7 @@ impl Network {
     /// Refuses one image of this many samples if they are not images, or if it would be too large.
     ///
     /// # Errors
-    /// Same as [`Drawn::png`].
+    /// Same as [`GeneratedSamples::png`].
     pub fn check_png(&self, count: usize) -> Result<(), Error> {
         let mut shape = self.view().sample_dims(1)?;
         if let Some(first) = shape.first_mut() {
@@ -371,7 +371,12 @@ impl Network {
     ///
     /// # Errors
     /// Fails if options are invalid, the network fails, samples are not finite, or the caller stopped.
-    pub fn sample(&self, runtime: &Runtime, options: &SampleOptions, watch: &mut Watch<'_>) -> Result<Drawn, Error> {
+    pub fn sample(
+        &self,
+        runtime: &Runtime,
+        options: &SampleOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<GeneratedSamples, Error> {
         let (view, path) = (self.view(), self.model.path());
         if options.count == 0 {
             return Err(Error::usage("--count: expected at least 1, found 0"));
@@ -398,7 +403,7 @@ impl Network {
                 .hint("check --prediction-type, --schedule and --time-input; some networks take sigma as their timestep input"));
         }
         let given = view.roles().conditioning.iter().filter(|port| conditioning.is_given(&port.name));
-        Ok(Drawn {
+        Ok(GeneratedSamples {
             roles: view.roles().summary(),
             process: process.describe(),
             conditioning_given: given.map(|port| port.name.clone()).collect(),

@@ -169,7 +169,7 @@ fn encode(
     })?;
     let pooled = ["text_embeds", "pooler_output"];
     let pooled = pooled.iter().find_map(|name| outputs.iter().position(|output| output.name == *name));
-    let mut encoder = TextEncoder::giving(session, &options, std::iter::once(states).chain(pooled).collect())?;
+    let mut encoder = TextEncoder::with_outputs(session, &options, std::iter::once(states).chain(pooled).collect())?;
     let mut given = encoder.encode_all(prompts, BATCH)?.into_iter();
     let states = given.next().filter(|states| states.dims.len() == 3);
     let states = states.ok_or_else(|| {

@@ -17,7 +17,7 @@ use super::store::Store;
 use super::stored::{self, Stored};
 use super::{RefitData, RefitLayer, RefitOptions, Refitted};
 use crate::array::Array;
-use crate::collective::first_says;
+use crate::collective::decision_of_first;
 use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::TensorProto;
@@ -139,7 +139,7 @@ impl Run<'_> {
         let place = (at, self.data.chunks(), self.options.memory / 2);
         let known = self.known.remove(&at);
         let ranks = &*self.options.ranks;
-        let mut fit = match first_says(ranks, known.is_some())? {
+        let mut fit = match decision_of_first(ranks, known.is_some())? {
             true => None,
             false => Some(Fit::new(self.stored, event, &self.changed, self.options, place)?),
         };

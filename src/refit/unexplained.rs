@@ -40,7 +40,7 @@ use crate::runtime::Runtime;
 
 /// A channel group, and the order in which its channels would be removed.
 #[derive(Clone, Copy, Debug)]
-pub struct Going<'a> {
+pub struct RemovalOrder<'a> {
     /// The group.
     pub group: &'a ChannelGroup,
     /// Positions of its channels in the order of removal.
@@ -70,7 +70,7 @@ struct Layer<'a> {
 /// An operator has no gradient, a network does not run, data can't be generated, or `progress` returns an error.
 pub fn unexplained(
     analysis: &Analysis,
-    groups: &[Going<'_>],
+    groups: &[RemovalOrder<'_>],
     probe: Probe<'_>,
     options: &RefitOptions,
     runtime: &Runtime,
@@ -115,7 +115,7 @@ pub fn unexplained(
 }
 
 /// Returns the layers that read or produce channels and have one matrix for all of them.
-fn layers<'a>(analysis: &Analysis, network: &Network, groups: &[Going<'a>]) -> Vec<Layer<'a>> {
+fn layers<'a>(analysis: &Analysis, network: &Network, groups: &[RemovalOrder<'a>]) -> Vec<Layer<'a>> {
     let by_role = |role: Role, counts: &dyn Fn(usize) -> bool| {
         let mut by_weight: BTreeMap<&str, Vec<(usize, &'a Member)>> = BTreeMap::new();
         for (number, going) in groups.iter().enumerate().filter(|(number, _)| counts(*number)) {

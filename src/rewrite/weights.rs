@@ -64,7 +64,7 @@ impl WeightSlices {
                 || graph.values[value]
                     .consumers
                     .iter()
-                    .any(|&(node, slot)| !seen.contains(&Reader { node, slot }) && !result.replaced.is_gone(node));
+                    .any(|&(node, slot)| !seen.contains(&Reader { node, slot }) && !result.replaced.is_removed(node));
             let mut variants: Vec<Variant> = Vec::new();
             if is_read_whole || uses.iter().any(|(_, slices)| slices.is_empty()) {
                 variants.push(Variant { slices: Slices::new(), name: name.clone(), dims: dims.clone() });

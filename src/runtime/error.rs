@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::device::Device;
 use super::locate::Candidate;
-use super::places;
+use super::search_paths;
 use crate::array::ElementType;
 use crate::error::Error;
 
@@ -157,7 +157,7 @@ impl RuntimeError {
     /// Returns what the user can do about it, as one line.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } if places::has_own_packages() => Some(
+            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } if search_paths::has_own_packages() => Some(
                 "`pip install \"onnx-diffprune[cpu]\"` installs ONNX Runtime beside this package ([gpu] instead of \
                  [cpu] for CUDA); or set ORT_DYLIB_PATH to the library",
             ),

@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::RuntimeError;
-use super::places::{Place, inside, library_in, searched};
 use super::probe::probe;
+use super::search_paths::{Place, inside, library_in, searched};
 
 /// The library that will be used.
 #[derive(Clone, Debug, PartialEq)]

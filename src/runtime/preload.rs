@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::elf;
-use super::places::sorted_entries;
+use super::search_paths::sorted_entries;
 
 /// Loads the libraries that `library` needs, directly and indirectly, dependencies first and visible to all
 /// (`RTLD_GLOBAL`); `library` itself is not loaded. Libraries are loaded from `folders`, or else from where the system's

@@ -9,9 +9,9 @@ use ort::session::builder::SessionBuilder;
 
 use super::device::{CPU_PROVIDER, CUDA_PROVIDER, Device, TENSORRT_PROVIDER};
 use super::error::{RuntimeError, plain};
-use super::places::cuda_folders;
 use super::preload::preload_needs_of;
 use super::probe::{available_providers, minor_version};
+use super::search_paths::cuda_folders;
 
 /// The first minor version whose CUDA provider has the option `use_tf32`.
 const TF32_OPTION_SINCE: u32 = 18;

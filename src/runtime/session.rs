@@ -55,23 +55,23 @@ pub struct SessionOptions {
     pub record_placement: bool,
     /// Whether values get their memory when they are computed, instead of in one block that is planned before. The block
     /// is larger than the peak of all values, by a third for a gradient graph.
-    pub takes_memory_late: bool,
+    pub no_memory_pattern: bool,
     /// Whether values on the CPU take their memory from the C library, if that is glibc, instead of from an arena of the
     /// session. The arena grows by doubling, can't merge its parts, and keeps memory that the session does not need while
     /// others run. For a training step of 32 samples of DDPM's network for CIFAR-10, it takes 4.0 GB instead of 3.25.
-    pub has_no_arena: bool,
+    pub no_arena: bool,
     /// Whether nodes keep the arithmetic of the file. Otherwise the library converts float operators between
     /// DequantizeLinear and QuantizeLinear to integer operators, which round activations that the file does not round.
-    pub keeps_arithmetic: bool,
+    pub no_qdq_fusion: bool,
     /// Whether the model has operators of `src/kernels`. They only run on the CPU.
     pub has_kernels: bool,
     /// Whether no value reuses the memory of an earlier one that is no longer needed. For a graph of thousands of nodes
     /// with symbolic sizes, the search for such memory takes a time quadratic in their number, and longer than a run. The
     /// only option of the library that disables it is parallel execution of nodes, which also works with one thread.
-    pub seeks_no_places: bool,
+    pub no_memory_reuse: bool,
     /// Whether threads sleep while they have nothing to do. Otherwise they spin for some time. Spinning makes the nodes
     /// of a network that runs often a little faster, but costs a third of the CPU's time if sessions run once.
-    pub waits_asleep: bool,
+    pub no_spinning: bool,
     /// Whether the execution provider of a device keeps its default settings, as in a deployed network. On CUDA, factors
     /// are then rounded to TensorFloat-32, and convolutions may take gigabytes besides the network.
     pub as_deployed: bool,
@@ -363,22 +363,22 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads)?;
     }
-    if options.seeks_no_places {
+    if options.no_memory_reuse {
         builder = builder
             .with_parallel_execution(true)?
             .with_inter_threads(2)?
             .with_config_entry("session.inter_op.allow_spinning", "0")?;
     }
-    if options.waits_asleep {
+    if options.no_spinning {
         builder = builder.with_config_entry("session.intra_op.allow_spinning", "0")?;
     }
-    if options.takes_memory_late {
+    if options.no_memory_pattern {
         builder = builder.with_memory_pattern(false)?;
     }
-    if options.has_no_arena && super::keep_free_memory() {
+    if options.no_arena && super::keep_free_memory() {
         builder = builder.with_execution_providers([ort::ep::CPU::default().with_arena_allocator(false).build()])?;
     }
-    if options.keeps_arithmetic {
+    if options.no_qdq_fusion {
         builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
     }
     if let Some(prefix) = &options.profile {

@@ -119,7 +119,7 @@ mod tests {
             component,
             fixed: None,
         };
-        let components = (0..sizes.len()).map(|at| Component { groups: vec![at], unit, liked: Vec::new() });
+        let components = (0..sizes.len()).map(|at| Component { groups: vec![at], unit, preferred: Vec::new() });
         Grouping {
             groups: sizes.iter().enumerate().map(group).collect(),
             components: components.collect(),
@@ -140,7 +140,7 @@ mod tests {
             across: across.clone(),
         };
         let removed: Removed = select(grouping, scores, &budget);
-        removed.iter().map(|removed| removed.iter().filter(|is_gone| **is_gone).count()).collect()
+        removed.iter().map(|removed| removed.iter().filter(|is_removed| **is_removed).count()).collect()
     }
 
     #[test]

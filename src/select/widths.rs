@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::couple::group::{ChannelGroup, Component, Grouping, LikedBlock, Member, Role};
+use crate::couple::group::{ChannelGroup, Component, Grouping, Member, PreferredBlock, Role};
 
 /// How the size of one axis of a weight depends on the number of kept channels of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +95,7 @@ impl Widths {
                 groups.iter().all(|(channels, shares)| {
                     let kept = channels - steps * (channels / component.unit.max(1));
                     shares.iter().all(|share| fits_axis(kept, share))
-                }) && (!likes || component.liked.iter().all(|block| block.is_liked_after(*steps, self.of_block)))
+                }) && (!likes || component.preferred.iter().all(|block| block.is_liked_after(*steps, self.of_block)))
             };
             (1..=most).rev().find(fits)
         };
@@ -117,7 +117,7 @@ impl Widths {
     }
 }
 
-impl LikedBlock {
+impl PreferredBlock {
     fn is_liked_after(&self, steps: usize, multiple: usize) -> bool {
         let left = self.size.saturating_sub(steps * self.per_step);
         left.is_multiple_of(self.multiple) && left.is_multiple_of(multiple)
@@ -167,7 +167,7 @@ mod tests {
         };
         Grouping {
             groups: vec![group],
-            components: vec![Component { groups: vec![0], unit: channels, liked: Vec::new() }],
+            components: vec![Component { groups: vec![0], unit: channels, preferred: Vec::new() }],
             spaces: crate::operator::couple::space::Spaces::default(),
             classes: Vec::new(),
             dropped: Vec::new(),
@@ -226,21 +226,21 @@ mod tests {
     #[test]
     fn norm_groups_keep_a_size_that_their_kernel_accepts_if_possible() {
         let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
-        norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 2 });
+        norm.components[0].preferred.push(PreferredBlock { size: 10, per_step: 1, multiple: 2 });
         assert_eq!((kept(&norm, 1, 5), kept(&norm, 1, 4), kept(&norm, 1, 9)), (6, 4, 9));
     }
 
     #[test]
     fn norm_groups_keep_an_even_size_if_requested_and_possible() {
         let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
-        norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 1 });
+        norm.components[0].preferred.push(PreferredBlock { size: 10, per_step: 1, multiple: 1 });
         let kept = |norm: &Grouping, evens: bool, asked: usize| {
             let widths = Widths::of(norm, &[0.5; 2], 1).evening(evens);
             10 - widths.rounded(norm, &norm.components[0], 10 - asked)
         };
         assert_eq!((kept(&norm, false, 5), kept(&norm, true, 5), kept(&norm, true, 4)), (5, 6, 4));
         // Every step removes two of nine channels per block: an odd block remains odd.
-        norm.components[0].liked[0] = LikedBlock { size: 9, per_step: 2, multiple: 1 };
+        norm.components[0].preferred[0] = PreferredBlock { size: 9, per_step: 2, multiple: 1 };
         assert_eq!(kept(&norm, true, 5), 5);
     }
 

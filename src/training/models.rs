@@ -24,13 +24,13 @@ const MICROSOFT: &str = "com.microsoft";
 /// The newest IR version of the file format that ONNX Runtime 1.19 reads.
 const NEWEST_IR: i64 = 10;
 
-/// Builds the training model: forward pass, loss, gradients and their accumulation. With `gives_gradients`, the
+/// Builds the training model: forward pass, loss, gradients and their accumulation. With `outputs_gradients`, the
 /// gradient with respect to every use of a weight is an output too.
 pub(super) fn training_model(
     analysis: &Analysis,
     backward: &GradientGraph,
     parameters: &[Parameter],
-    gives_gradients: bool,
+    outputs_gradients: bool,
 ) -> Result<ModelProto, Error> {
     let mut model = whole(analysis, backward)?;
     let mut by_weight: HashMap<&str, Vec<&str>> = HashMap::new();
@@ -39,7 +39,7 @@ pub(super) fn training_model(
         by_weight.entry(name).or_default().push(&gradient.output);
     }
     let graph = model.graph.get_or_insert_default();
-    if !gives_gradients {
+    if !outputs_gradients {
         graph.output.retain(|output| output.name == LOSS);
     }
     let mut names = Names::of_graph(analysis.model.graph());

@@ -27,7 +27,7 @@ impl TrainingPass {
     /// Opens a session. `model` is the file that the artifacts were built from.
     ///
     /// # Errors
-    /// The artifacts have no gradients among their outputs ([`super::TrainingOptions::gives_gradients`]), the library
+    /// The artifacts have no gradients among their outputs ([`super::TrainingOptions::outputs_gradients`]), the library
     /// has no training API, or it rejects the artifacts.
     pub fn new(runtime: &Runtime, artifacts: &Artifacts, model: &Model, threads: Option<usize>) -> Result<Self, Error> {
         if artifacts.gradients.is_empty() {

@@ -346,7 +346,7 @@ fn run_as_it_is(
     options: &VerifyOptions,
     report: &mut VerifyReport,
 ) -> Result<(), Error> {
-    let how = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
+    let how = SessionOptions { no_qdq_fusion: true, ..SessionOptions::default() };
     let mut as_it_is = match lower::session(runtime, file, &how) {
         Ok(session) => session,
         Err(error) => {

@@ -87,10 +87,10 @@ impl<'m> Pair<'m> {
             optimization: Optimization::None,
             external_data_folder: Some(self.models.0.data_folder()),
             has_kernels: true,
-            keeps_arithmetic: true,
-            seeks_no_places: true,
-            takes_memory_late: true,
-            waits_asleep: true,
+            no_qdq_fusion: true,
+            no_memory_reuse: true,
+            no_memory_pattern: true,
+            no_spinning: true,
             ..SessionOptions::default()
         };
         let formed = self.formed(self.models.0, model)?;
@@ -120,10 +120,10 @@ fn session_of(
 ) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
         optimization,
-        keeps_arithmetic: true,
-        seeks_no_places: optimization == Optimization::None,
-        takes_memory_late: optimization == Optimization::None,
-        waits_asleep: true,
+        no_qdq_fusion: true,
+        no_memory_reuse: optimization == Optimization::None,
+        no_memory_pattern: optimization == Optimization::None,
+        no_spinning: true,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };

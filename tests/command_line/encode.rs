@@ -14,7 +14,7 @@ use crate::support::builder::{Builder, model_of, node, value_of};
 use crate::support::files::listing;
 
 /// Images of one grey value each with captions, encoders, and a folder for the cache.
-struct Room {
+struct WorkFolder {
     folder: tempfile::TempDir,
 }
 
@@ -50,24 +50,24 @@ fn text_encoder() -> Vec<u8> {
     model_of(21, builder.graph).encode_to_vec()
 }
 
-impl Room {
+impl WorkFolder {
     fn new() -> Self {
-        let room = Self { folder: tempfile::tempdir().unwrap() };
-        std::fs::create_dir(room.path("images")).unwrap();
-        std::fs::create_dir(room.path("tokenizer")).unwrap();
+        let work = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(work.path("images")).unwrap();
+        std::fs::create_dir(work.path("tokenizer")).unwrap();
         for number in 0..5 {
             let image = GrayImage::from_pixel(8, 8, Luma([grey(number)]));
-            image.save(room.path(&format!("images/{number}.png"))).unwrap();
-            std::fs::write(room.path(&format!("images/{number}.txt")), "a".repeat(number)).unwrap();
+            image.save(work.path(&format!("images/{number}.png"))).unwrap();
+            std::fs::write(work.path(&format!("images/{number}.txt")), "a".repeat(number)).unwrap();
         }
-        std::fs::write(room.path("vae.onnx"), vae()).unwrap();
-        std::fs::write(room.path("text.onnx"), text_encoder()).unwrap();
+        std::fs::write(work.path("vae.onnx"), vae()).unwrap();
+        std::fs::write(work.path("text.onnx"), text_encoder()).unwrap();
         let words = json!({ "a": 1, "a</w>": 2, "aa</w>": 3, "<|startoftext|>": 8, "<|endoftext|>": 9 });
-        std::fs::write(room.path("tokenizer/vocab.json"), words.to_string()).unwrap();
-        std::fs::write(room.path("tokenizer/merges.txt"), "#version: 0.2\na a</w>\n").unwrap();
+        std::fs::write(work.path("tokenizer/vocab.json"), words.to_string()).unwrap();
+        std::fs::write(work.path("tokenizer/merges.txt"), "#version: 0.2\na a</w>\n").unwrap();
         let config = json!({ "model_max_length": 4, "pad_token": "<|endoftext|>" });
-        std::fs::write(room.path("tokenizer/tokenizer_config.json"), config.to_string()).unwrap();
-        room
+        std::fs::write(work.path("tokenizer/tokenizer_config.json"), config.to_string()).unwrap();
+        work
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -106,14 +106,14 @@ fn first(source: &SampleSource, number: usize) -> f32 {
 
 #[test]
 fn images_and_captions_are_encoded_into_shards_that_serve_as_data() {
-    let room = Room::new();
-    let ran = room.with_captions(&["--scaling-factor", "0.5", "--batch", "3"]);
+    let work = WorkFolder::new();
+    let ran = work.with_captions(&["--scaling-factor", "0.5", "--batch", "3"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let json = ran.json();
     assert_eq!((&json["images"], &json["shards_written"], &json["latents"]), (&json!(5), &json!(3), &json!("mean")));
     let names: Vec<String> = (0..3).map(|shard| format!("latents-{shard:05}.safetensors")).collect();
-    assert_eq!(listing(&room.path("cache")), names);
-    let source = room.source();
+    assert_eq!(listing(&work.path("cache")), names);
+    let source = work.source();
     for number in 0..5 {
         let expected = 0.5 * (f32::from(grey(number)) / 127.5 - 1.0);
         assert!((first(&source, number) - expected).abs() < 1e-6);
@@ -123,45 +123,45 @@ fn images_and_captions_are_encoded_into_shards_that_serve_as_data() {
     assert_eq!(states.dims, [4, 4, 1]);
     let expected = [[8, 9, 9, 9], [8, 2, 9, 9], [8, 3, 9, 9], [8, 1, 1, 9]].concat();
     assert_eq!(states.to_f64(), expected.into_iter().map(f64::from).collect::<Vec<_>>());
-    let empty = npz::read(&room.path("cache.empty.npz")).unwrap().remove(0);
+    let empty = npz::read(&work.path("cache.empty.npz")).unwrap().remove(0);
     assert_eq!((empty.0.as_str(), empty.1.to_f64()), ("encoder_hidden_states", vec![8.0, 9.0, 9.0, 9.0]));
 }
 
 #[test]
 fn shards_whose_inputs_are_unchanged_are_kept() {
-    let room = Room::new();
+    let work = WorkFolder::new();
     let counts = |ran: Ran| {
         assert_eq!(ran.code, 0, "{}", ran.err);
         let json = ran.json();
         (json["shards_written"].as_u64().unwrap(), json["shards_kept"].as_u64().unwrap())
     };
-    assert_eq!(counts(room.with_captions(&[])), (3, 0));
+    assert_eq!(counts(work.with_captions(&[])), (3, 0));
     // As after an interrupted run.
-    std::fs::remove_file(room.path("cache/latents-00001.safetensors")).unwrap();
-    assert_eq!(counts(room.with_captions(&[])), (1, 2));
-    std::fs::write(room.path("images/4.txt"), "aa").unwrap();
-    assert_eq!(counts(room.with_captions(&[])), (1, 2));
-    GrayImage::from_pixel(8, 8, Luma([1])).save(room.path("images/0.png")).unwrap();
-    assert_eq!(counts(room.with_captions(&[])), (1, 2));
-    assert_eq!(counts(room.with_captions(&["--scaling-factor", "2"])), (3, 0));
-    assert_eq!(counts(room.with_captions(&["--scaling-factor", "2", "--half"])), (3, 0));
+    std::fs::remove_file(work.path("cache/latents-00001.safetensors")).unwrap();
+    assert_eq!(counts(work.with_captions(&[])), (1, 2));
+    std::fs::write(work.path("images/4.txt"), "aa").unwrap();
+    assert_eq!(counts(work.with_captions(&[])), (1, 2));
+    GrayImage::from_pixel(8, 8, Luma([1])).save(work.path("images/0.png")).unwrap();
+    assert_eq!(counts(work.with_captions(&[])), (1, 2));
+    assert_eq!(counts(work.with_captions(&["--scaling-factor", "2"])), (3, 0));
+    assert_eq!(counts(work.with_captions(&["--scaling-factor", "2", "--half"])), (3, 0));
     // With fewer images, surplus shards are removed.
     for number in 2..5 {
-        std::fs::remove_file(room.path(&format!("images/{number}.png"))).unwrap();
+        std::fs::remove_file(work.path(&format!("images/{number}.png"))).unwrap();
     }
-    assert_eq!(counts(room.with_captions(&["--scaling-factor", "2", "--half"])), (0, 1));
-    assert_eq!((listing(&room.path("cache")).len(), room.source().len()), (1, 2));
+    assert_eq!(counts(work.with_captions(&["--scaling-factor", "2", "--half"])), (0, 1));
+    assert_eq!((listing(&work.path("cache")).len(), work.source().len()), (1, 2));
 }
 
 #[test]
 fn sampled_latents_depend_on_the_seed_and_the_image_number_alone() {
-    let room = Room::new();
+    let work = WorkFolder::new();
     let drawn = |arguments: &[&str]| {
         // Existing shards would be kept.
-        let _ = std::fs::remove_dir_all(room.path("cache"));
-        let ran = room.encode(&[&["--latents", "drawn", "--scaling-factor", "1"], arguments].concat());
+        let _ = std::fs::remove_dir_all(work.path("cache"));
+        let ran = work.encode(&[&["--latents", "drawn", "--scaling-factor", "1"], arguments].concat());
         assert_eq!(ran.code, 0, "{}", ran.err);
-        let source = room.source();
+        let source = work.source();
         (0..5).map(|number| first(&source, number) - (f32::from(grey(number)) / 127.5 - 1.0)).collect::<Vec<f32>>()
     };
     let one = drawn(&["--seed", "1"]);
@@ -173,51 +173,51 @@ fn sampled_latents_depend_on_the_seed_and_the_image_number_alone() {
 
 #[test]
 fn the_scaling_factor_is_read_from_the_configuration_beside_the_encoder() {
-    let room = Room::new();
-    std::fs::write(room.path("config.json"), "{\"scaling_factor\": 4.0, \"shift_factor\": 0.25}").unwrap();
-    let ran = room.encode(&[]);
+    let work = WorkFolder::new();
+    std::fs::write(work.path("config.json"), "{\"scaling_factor\": 4.0, \"shift_factor\": 0.25}").unwrap();
+    let ran = work.encode(&[]);
     assert_eq!((ran.code, &ran.json()["scaling_factor"]), (0, &json!(4.0)), "{}", ran.err);
-    assert!((first(&room.source(), 1) - 4.0 * (60.0 / 127.5 - 1.25)).abs() < 1e-5);
-    assert!(room.source().conditioning_names().is_empty());
+    assert!((first(&work.source(), 1) - 4.0 * (60.0 / 127.5 - 1.25)).abs() < 1e-5);
+    assert!(work.source().conditioning_names().is_empty());
 }
 
 #[test]
 fn unreadable_images_are_skipped_up_to_a_limit() {
-    let room = Room::new();
-    std::fs::write(room.path("images/1.png"), b"\x89PNG\r\n\x1a\n damaged").unwrap();
-    let ran = room.with_captions(&["--scaling-factor", "1"]);
+    let work = WorkFolder::new();
+    std::fs::write(work.path("images/1.png"), b"\x89PNG\r\n\x1a\n damaged").unwrap();
+    let ran = work.with_captions(&["--scaling-factor", "1"]);
     assert_eq!((ran.code, &ran.json()["images"]), (0, &json!(4)), "{}", ran.err);
     assert!(ran.err.contains("left out") && ran.err.contains("1.png"), "{}", ran.err);
     // Latents and text states of one row belong to the same image.
-    let source = room.source();
+    let source = work.source();
     assert!((first(&source, 1) - (f32::from(grey(2)) / 127.5 - 1.0)).abs() < 1e-6);
     assert_eq!(source.rows("encoder_hidden_states", &[1]).unwrap().to_f64(), [8.0, 3.0, 9.0, 9.0]);
-    std::fs::remove_dir_all(room.path("cache")).unwrap();
-    let ran = room.with_captions(&["--most-unreadable", "0"]);
+    std::fs::remove_dir_all(work.path("cache")).unwrap();
+    let ran = work.with_captions(&["--most-unreadable", "0"]);
     assert!(ran.code == 2 && ran.err.contains("at most 0") && ran.err.contains("1.png"), "{}", ran.err);
-    assert!(!room.path("cache").exists(), "an empty folder is left behind");
+    assert!(!work.path("cache").exists(), "an empty folder is left behind");
 }
 
 #[test]
 fn missing_captions_and_unsuitable_encoders_are_refused() {
-    let room = Room::new();
+    let work = WorkFolder::new();
     let refused = |ran: Ran, code: i32, words: &[&str]| {
         assert_eq!(ran.code, code, "{}", ran.err);
         assert!(words.iter().all(|word| ran.err.contains(word)), "{words:?} in {}", ran.err);
     };
-    std::fs::remove_file(room.path("images/3.txt")).unwrap();
-    refused(room.with_captions(&[]), 2, &["1 of 5 images have no caption", "3.png"]);
-    std::fs::write(room.path("images/3.txt"), "").unwrap();
-    refused(room.with_captions(&["--text-output", "pooled"]), 2, &["last_hidden_state", "text.onnx"]);
-    refused(room.encode(&["--batch", "0"]), 2, &["batch 0"]);
-    refused(room.with_captions(&["--text-name", "sample"]), 2, &["\"sample\""]);
+    std::fs::remove_file(work.path("images/3.txt")).unwrap();
+    refused(work.with_captions(&[]), 2, &["1 of 5 images have no caption", "3.png"]);
+    std::fs::write(work.path("images/3.txt"), "").unwrap();
+    refused(work.with_captions(&["--text-output", "pooled"]), 2, &["last_hidden_state", "text.onnx"]);
+    refused(work.encode(&["--batch", "0"]), 2, &["batch 0"]);
+    refused(work.with_captions(&["--text-name", "sample"]), 2, &["\"sample\""]);
     // A text encoder given as the VAE encoder.
-    let text = room.path("text.onnx");
-    refused(room.encode(&["--device", "abacus"]), 2, &["--device"]);
-    std::fs::copy(&text, room.path("vae.onnx")).unwrap();
-    refused(room.encode(&[]), 2, &["VAE encoder with one input", "input_ids"]);
-    std::fs::write(room.path("vae.onnx"), vae()).unwrap();
-    std::fs::create_dir(room.path("cache")).unwrap();
-    npz::write(&room.path("cache/other.npz"), []).unwrap();
-    refused(room.encode(&[]), 2, &["other.npz", "only shards"]);
+    let text = work.path("text.onnx");
+    refused(work.encode(&["--device", "abacus"]), 2, &["--device"]);
+    std::fs::copy(&text, work.path("vae.onnx")).unwrap();
+    refused(work.encode(&[]), 2, &["VAE encoder with one input", "input_ids"]);
+    std::fs::write(work.path("vae.onnx"), vae()).unwrap();
+    std::fs::create_dir(work.path("cache")).unwrap();
+    npz::write(&work.path("cache/other.npz"), []).unwrap();
+    refused(work.encode(&[]), 2, &["other.npz", "only shards"]);
 }

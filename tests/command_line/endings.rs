@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::desk::Desk;
 use super::tool::{run, succeed};
+use super::workspace::Workspace;
 use crate::support::files::listing;
 use crate::support::fixtures::fixture;
 
@@ -59,12 +59,12 @@ fn ours(temporary: &Path) -> Vec<String> {
 fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<String>, String) {
     let model = fixture("ddpm_fashion16.onnx");
     for _ in 0..20 {
-        let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
-        let output = desk.out("out.onnx");
+        let (workspace, temporary) = (Workspace::new(), tempfile::tempdir().unwrap());
+        let output = workspace.out("out.onnx");
         let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
         let mut child = start(program, &arguments, temporary.path());
         let has_begun =
-            appears(&mut child, desk.output.path(), |path| is_hidden_folder(path) && !listing(path).is_empty());
+            appears(&mut child, workspace.output.path(), |path| is_hidden_folder(path) && !listing(path).is_empty());
         if has_begun {
             kill(&child, signal);
         }
@@ -73,7 +73,7 @@ fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<St
         if !has_begun || ended.status.success() {
             continue;
         }
-        let left = [desk.written(), ours(temporary.path())].concat();
+        let left = [workspace.written(), ours(temporary.path())].concat();
         return (ended.status, left, String::from_utf8(ended.stderr).unwrap());
     }
     panic!("in 20 attempts, the run always ended before the signal");
@@ -94,9 +94,9 @@ fn a_signal_ends_a_run_with_that_signal_and_no_files_are_left() {
 
 #[test]
 fn a_signal_during_the_gradients_ends_the_run_soon_and_leaves_no_files() {
-    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+    let (workspace, temporary) = (Workspace::new(), tempfile::tempdir().unwrap());
     let model = fixture("dit_tiny.onnx");
-    let output = desk.out("out.onnx");
+    let output = workspace.out("out.onnx");
     let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--draw-steps", "2"];
     let child = start(&[TOOL], &arguments, temporary.path());
     std::thread::sleep(Duration::from_secs(3));
@@ -105,22 +105,22 @@ fn a_signal_during_the_gradients_ends_the_run_soon_and_leaves_no_files() {
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.signal(), Some(15));
     assert!(asked.elapsed() < Duration::from_secs(5), "still running {:?} after the signal", asked.elapsed());
-    assert!(desk.written().is_empty() && ours(temporary.path()).is_empty(), "left: {:?}", desk.written());
+    assert!(workspace.written().is_empty() && ours(temporary.path()).is_empty(), "left: {:?}", workspace.written());
 }
 
 #[test]
 fn an_ignored_signal_stays_ignored() {
     let model = fixture("dit_tiny.onnx");
-    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
-    let output = desk.out("out.onnx");
+    let (workspace, temporary) = (Workspace::new(), tempfile::tempdir().unwrap());
+    let output = workspace.out("out.onnx");
     let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
     let program = ["sh", "-c", r#"trap "" HUP; exec "$0" "$@""#, TOOL];
     let mut child = start(&program, &arguments, temporary.path());
-    appears(&mut child, desk.output.path(), is_hidden_folder);
+    appears(&mut child, workspace.output.path(), is_hidden_folder);
     kill(&child, "-HUP");
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8(ended.stderr).unwrap());
-    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+    assert_eq!(workspace.written(), ["out.onnx", "out.plan.json"]);
 }
 
 /// Returns the paths below a folder.
@@ -134,10 +134,10 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
     let model = fixture("dit_tiny.onnx");
     for _ in 0..10 {
-        let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
-        let output = desk.out("out.onnx");
-        std::fs::write(desk.out("out.plan.json"), "an older plan").unwrap();
-        let reports = desk.path("reports");
+        let (workspace, temporary) = (Workspace::new(), tempfile::tempdir().unwrap());
+        let output = workspace.out("out.onnx");
+        std::fs::write(workspace.out("out.plan.json"), "an older plan").unwrap();
+        let reports = workspace.path("reports");
         std::fs::create_dir(&reports).unwrap();
         let report = reports.join("report.html");
         let arguments = [
@@ -151,7 +151,7 @@ fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
             report.to_str().unwrap(),
         ];
         let mut child = start(&[TOOL], &arguments, temporary.path());
-        let has_begun = appears(&mut child, desk.output.path(), is_hidden_folder);
+        let has_begun = appears(&mut child, workspace.output.path(), is_hidden_folder);
         // The folder of the report is removed while the cut is verified.
         std::fs::remove_dir_all(&reports).unwrap();
         let ended = child.wait_with_output().unwrap();
@@ -160,8 +160,8 @@ fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
         }
         let err = String::from_utf8(ended.stderr).unwrap();
         assert!(ended.status.code() == Some(2) && err.contains("report.html: can't be written"), "{err}");
-        assert_eq!(below(desk.output.path()), [desk.output.path().join("out.plan.json")]);
-        assert_eq!(std::fs::read_to_string(desk.out("out.plan.json")).unwrap(), "an older plan");
+        assert_eq!(below(workspace.output.path()), [workspace.output.path().join("out.plan.json")]);
+        assert_eq!(std::fs::read_to_string(workspace.out("out.plan.json")).unwrap(), "an older plan");
         return;
     }
     panic!("the run always ended before the folder was removed");
@@ -169,12 +169,12 @@ fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
 
 #[test]
 fn resume_without_a_usable_checkpoint_is_reported() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let model = fixture("dit_tiny.onnx");
-    let (model, output) = (model.to_str().unwrap(), desk.out("out.onnx"));
+    let (model, output) = (model.to_str().unwrap(), workspace.out("out.onnx"));
     let quick = ["--ratio", "0.5", "--timesteps", "2", "--draw-steps", "2", "--no-verify"];
     let resumed = succeed(&[&[model, &output, "--resume"], &quick[..]].concat());
-    let checkpoint = desk.out("out.gradients.npz");
+    let checkpoint = workspace.out("out.gradients.npz");
     let warning = resumed.err.lines().find(|line| line.starts_with("warning: --resume")).unwrap_or_default();
     assert!(warning.contains(&checkpoint), "{}", resumed.err);
     assert!(resumed.out.contains("wrote"), "{}", resumed.out);
@@ -184,7 +184,7 @@ fn resume_without_a_usable_checkpoint_is_reported() {
 
     let dry = succeed(&[&[model, "--resume", "--dry-run"], &quick[..]].concat());
     assert!(dry.err.contains("--resume has no effect"), "{}", dry.err);
-    let magnitude = desk.prune(&["--ratio", "0.5", "--no-verify", "--resume"]);
+    let magnitude = workspace.prune(&["--ratio", "0.5", "--no-verify", "--resume"]);
     assert!(magnitude.code == 0 && magnitude.err.contains("--resume has no effect"), "{}", magnitude.err);
 
     // An existing checkpoint that the run does not use is reported.
@@ -201,27 +201,27 @@ fn resume_without_a_usable_checkpoint_is_reported() {
 #[test]
 fn the_next_run_removes_files_of_a_killed_run_but_not_of_a_live_one() {
     let model = fixture("dit_tiny.onnx");
-    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
-    let (output, other) = (desk.out("out.onnx"), desk.out("other.onnx"));
+    let (workspace, temporary) = (Workspace::new(), tempfile::tempdir().unwrap());
+    let (output, other) = (workspace.out("out.onnx"), workspace.out("other.onnx"));
     let options = ["--ratio", "0.5", "--criterion", "magnitude"];
     let arguments = [&[model.to_str().unwrap(), &output], &options[..]].concat();
     let has_lock = |path: &Path| is_hidden_folder(path) && listing(path).iter().any(|name| name.ends_with(".lock"));
     let mut killed = start(&[TOOL], &arguments, temporary.path());
-    while !appears(&mut killed, desk.output.path(), has_lock) {
+    while !appears(&mut killed, workspace.output.path(), has_lock) {
         killed = start(&[TOOL], &arguments, temporary.path());
     }
     kill(&killed, "-KILL");
     killed.wait().unwrap();
-    assert_eq!(desk.written().len(), 1, "{:?}", desk.written());
+    assert_eq!(workspace.written().len(), 1, "{:?}", workspace.written());
 
     // A folder with such a name but of unknown origin.
-    let unknown = desk.output.path().join(".onnx-diffprune-unknown");
+    let unknown = workspace.output.path().join(".onnx-diffprune-unknown");
     std::fs::create_dir(&unknown).unwrap();
     let mut living = start(&[TOOL], &arguments, temporary.path());
-    appears(&mut living, desk.output.path(), |path| has_lock(path) && path != unknown);
-    succeed(&[&desk.text("in.onnx"), &other, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"]);
+    appears(&mut living, workspace.output.path(), |path| has_lock(path) && path != unknown);
+    succeed(&[&workspace.text("in.onnx"), &other, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"]);
     let ended = living.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8(ended.stderr).unwrap());
     let written = [".onnx-diffprune-unknown", "other.onnx", "other.plan.json", "out.onnx", "out.plan.json"];
-    assert_eq!(desk.written(), written);
+    assert_eq!(workspace.written(), written);
 }

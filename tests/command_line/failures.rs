@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::desk::Desk;
 use super::tool::{Ran, run};
+use super::workspace::Workspace;
 use crate::support::fixtures::fixture;
 
 /// Returns the only object on standard output, whose exit code must be that of the run.
@@ -17,8 +17,8 @@ fn object(ran: &Ran, code: i32) -> Value {
 
 #[test]
 fn a_cut_that_fails_verification_prints_one_object() {
-    let desk = Desk::new();
-    let (input, output) = (fixture("dit_tiny.onnx"), desk.out("out.onnx"));
+    let workspace = Workspace::new();
+    let (input, output) = (fixture("dit_tiny.onnx"), workspace.out("out.onnx"));
     // Rounding differs between the two networks, and no error is allowed.
     let options = ["--ratio", "0.5", "--criterion", "magnitude", "--rtol", "0", "--atol", "0"];
     let prune = |more: &[&str]| run(&[&[input.to_str().unwrap(), &output], &options[..], more].concat());
@@ -26,19 +26,19 @@ fn a_cut_that_fails_verification_prints_one_object() {
     let failed = object(&ran, 1);
     assert_eq!(failed["verification"]["passed"], false);
     assert!(failed["output"].is_null() && failed["plan"].is_null() && failed["groups"].is_array());
-    desk.refuses(&ran, 1, "verification failed");
+    workspace.refuses(&ran, 1, "verification failed");
     // The text shows the cut and why it was not written.
     let ran = prune(&[]);
     assert!(ran.out.contains("verification FAILED") && ran.out.contains("parameters"), "{}", ran.out);
-    desk.refuses(&ran, 1, "verification failed");
+    workspace.refuses(&ran, 1, "verification failed");
     let quiet = prune(&["--quiet"]);
     assert_eq!(quiet.out, "");
 }
 
 #[test]
 fn every_refusal_prints_one_object() {
-    let desk = Desk::new();
-    let (input, out, missing) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("missing.onnx"));
+    let workspace = Workspace::new();
+    let (input, out, missing) = (workspace.text("in.onnx"), workspace.out("out.onnx"), workspace.text("missing.onnx"));
     let prune = ["--ratio", "0.5", "--criterion", "magnitude"];
     for (arguments, code) in [
         (vec!["--no-such-flag"], 2),
@@ -67,7 +67,7 @@ fn every_refusal_prints_one_object() {
             assert!(object["error"].is_string(), "{arguments:?}: {object}");
         }
     }
-    assert!(desk.written().is_empty());
+    assert!(workspace.written().is_empty());
 }
 
 #[test]

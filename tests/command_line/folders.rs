@@ -20,7 +20,7 @@ use crate::support::fixtures::{fixture, runtime};
 use crate::tool::succeed;
 
 /// A workspace with a copy of a committed pipeline.
-struct Room {
+struct WorkFolder {
     folder: tempfile::TempDir,
 }
 
@@ -55,7 +55,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-impl Room {
+impl WorkFolder {
     fn with(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(&fixture("pipelines").join(name), &folder.path().join("sd"));

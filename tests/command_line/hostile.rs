@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::npz;
 
-use super::desk::Desk;
 use super::tool::Ran;
+use super::workspace::Workspace;
 use crate::support::fixtures::fixture;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_onnx-diffprune");
@@ -48,26 +48,26 @@ fn run(arguments: &[&str]) -> Ran {
     ran
 }
 
-fn refuses(desk: &Desk, arguments: &[&str], words: &[&str]) {
+fn refuses(workspace: &Workspace, arguments: &[&str], words: &[&str]) {
     let ran = run(arguments);
     assert_eq!(ran.code, 2, "{arguments:?}: {}{}", ran.out, ran.err);
     assert!(words.iter().all(|word| ran.err.contains(word)), "{arguments:?}: expected {words:?}, found {}", ran.err);
-    assert!(desk.written().is_empty(), "{arguments:?} left {:?}", desk.written());
+    assert!(workspace.written().is_empty(), "{arguments:?} left {:?}", workspace.written());
 }
 
-fn refuses_inputs(desk: &Desk, file: &str, words: &[&str]) {
-    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+fn refuses_inputs(workspace: &Workspace, file: &str, words: &[&str]) {
+    let (input, output) = (workspace.text("in.onnx"), workspace.out("out.onnx"));
     let prune = [&input, &output, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify", "--inputs", file];
-    refuses(desk, &prune, words);
+    refuses(workspace, &prune, words);
 }
 
 #[test]
 fn pipes_devices_and_folders_are_refused_as_files() {
-    let desk = Desk::new();
-    let (input, output, report) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("p.json"));
+    let workspace = Workspace::new();
+    let (input, output, report) = (workspace.text("in.onnx"), workspace.out("out.onnx"), workspace.text("p.json"));
     let ran = run(&[
         &input,
-        &desk.text("x.onnx"),
+        &workspace.text("x.onnx"),
         "--ratio",
         "0.5",
         "--criterion",
@@ -77,51 +77,51 @@ fn pipes_devices_and_folders_are_refused_as_files() {
         &report,
     ]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let fifo = desk.text("fifo");
+    let fifo = workspace.text("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let link = desk.text("link");
+    let link = workspace.text("link");
     std::os::unix::fs::symlink("fifo", &link).unwrap();
-    let socket = desk.text("socket");
+    let socket = workspace.text("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    let folder = desk.output.path().to_str().unwrap().to_owned();
+    let folder = workspace.output.path().to_str().unwrap().to_owned();
     let prune = ["--ratio", "0.5", "--criterion", "magnitude", "--no-verify"];
     let kinds = [(&fifo, "a pipe"), (&link, "a pipe"), (&socket, "a socket"), (&folder, "a folder")];
     let devices = ["/dev/zero", "/dev/tty", "/dev/random"].map(str::to_owned);
     let devices = devices.iter().filter(|path| Path::new(path).exists()).map(|path| (path, "a device"));
     for (path, kind) in kinds.into_iter().chain(devices) {
-        refuses(&desk, &["apply", &input, path, &output, "--no-verify"], &[path, kind]);
-        refuses(&desk, &["apply", path, &report, &output, "--no-verify"], &[path, kind]);
-        refuses(&desk, &[&[path.as_str(), &output], &prune[..]].concat(), &[path, kind]);
-        refuses(&desk, &["inspect", path], &[path, kind]);
-        refuses(&desk, &["artifacts", path, &output], &[path, kind]);
-        refuses(&desk, &[&input, &output, "--config", path], &[path, kind]);
-        refuses_inputs(&desk, path, &[path, kind]);
+        refuses(&workspace, &["apply", &input, path, &output, "--no-verify"], &[path, kind]);
+        refuses(&workspace, &["apply", path, &report, &output, "--no-verify"], &[path, kind]);
+        refuses(&workspace, &[&[path.as_str(), &output], &prune[..]].concat(), &[path, kind]);
+        refuses(&workspace, &["inspect", path], &[path, kind]);
+        refuses(&workspace, &["artifacts", path, &output], &[path, kind]);
+        refuses(&workspace, &[&input, &output, "--config", path], &[path, kind]);
+        refuses_inputs(&workspace, path, &[path, kind]);
     }
     // A pipe from the shell, as in `<(cat plan.json)`.
-    refuses(&desk, &["apply", &input, "/dev/stdin", &output, "--no-verify"], &["/dev/stdin"]);
-    refuses(&desk, &["apply", &input, "-", &output, "--no-verify"], &["-: can't be read"]);
+    refuses(&workspace, &["apply", &input, "/dev/stdin", &output, "--no-verify"], &["/dev/stdin"]);
+    refuses(&workspace, &["apply", &input, "-", &output, "--no-verify"], &["-: can't be read"]);
 }
 
 #[test]
 fn data_and_configurations_must_be_regular_files() {
-    let desk = Desk::new();
-    let (model, output) = (fixture("dit_tiny.onnx"), desk.out("x.npy"));
+    let workspace = Workspace::new();
+    let (model, output) = (fixture("dit_tiny.onnx"), workspace.out("x.npy"));
     let model = model.to_str().unwrap();
     for name in ["fifo.npy", "fifo.npz", "fifo.safetensors", "fifo.json"] {
-        assert!(Command::new("mkfifo").arg(desk.path(name)).status().unwrap().success());
+        assert!(Command::new("mkfifo").arg(workspace.path(name)).status().unwrap().success());
     }
     for name in ["fifo.npy", "fifo.npz", "fifo.safetensors"] {
         // ONNX Runtime needs more address space than the limit of these runs.
-        let ran = super::tool::run(&["loss", model, "--data", &desk.text(name), "--count", "2"]);
+        let ran = super::tool::run(&["loss", model, "--data", &workspace.text(name), "--count", "2"]);
         assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains(name), "{}", ran.err);
     }
-    let config = desk.text("fifo.json");
+    let config = workspace.text("fifo.json");
     let ran = super::tool::run(&["sample", model, "--save-npy", &output, "--scheduler-config", &config]);
     assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains("fifo.json"), "{}", ran.err);
     // A pipe in a folder of images is not an image.
-    std::fs::create_dir(desk.path("images")).unwrap();
-    assert!(Command::new("mkfifo").arg(desk.path("images/a.png")).status().unwrap().success());
-    let ran = super::tool::run(&["loss", model, "--data", &desk.text("images"), "--count", "2"]);
+    std::fs::create_dir(workspace.path("images")).unwrap();
+    assert!(Command::new("mkfifo").arg(workspace.path("images/a.png")).status().unwrap().success());
+    let ran = super::tool::run(&["loss", model, "--data", &workspace.text("images"), "--count", "2"]);
     assert!(ran.code == 2 && ran.err.contains("found none"), "{}", ran.err);
 }
 
@@ -150,19 +150,19 @@ fn bomb(path: &Path, name: &str, dims: &[u64]) {
 
 #[test]
 fn oversized_archives_are_refused_before_they_are_unpacked() {
-    let desk = Desk::new();
-    let file = desk.text("bomb.npz");
+    let workspace = Workspace::new();
+    let file = workspace.text("bomb.npz");
     // The header is true, but its shape is not that of the input.
     bomb(Path::new(&file), "x", &[1, 4, 8192, 8192]);
     let packed = std::fs::metadata(&file).unwrap().len();
     assert!(packed < CLAIM / 100, "{packed}");
-    refuses_inputs(&desk, &file, &["expected shape [1, 4, 8, 8]", "8192"]);
+    refuses_inputs(&workspace, &file, &["expected shape [1, 4, 8, 8]", "8192"]);
     // An input of the network with more rows than fit into memory.
     bomb(Path::new(&file), "x", &[CLAIM / 1024, 4, 8, 8]);
-    refuses_inputs(&desk, &file, &["x", "memory"]);
+    refuses_inputs(&workspace, &file, &["x", "memory"]);
     // The network has no input of this name.
     bomb(Path::new(&file), "latents", &[CLAIM / 4]);
-    refuses_inputs(&desk, &file, &["expected arrays named x", "latents"]);
+    refuses_inputs(&workspace, &file, &["expected arrays named x", "latents"]);
     // The archive member is longer than its header states.
     let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32(vec![0.5; 256]) };
     let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
@@ -171,7 +171,7 @@ fn oversized_archives_are_refused_before_they_are_unpacked() {
     let zeros = vec![0; 1 << 20];
     (0..CLAIM >> 20).for_each(|_| archive.write_all(&zeros).unwrap());
     archive.finish().unwrap();
-    refuses_inputs(&desk, &file, &["the 1024 bytes of its shape"]);
+    refuses_inputs(&workspace, &file, &["the 1024 bytes of its shape"]);
 }
 
 /// Returns the positions of a little-endian number in bytes.
@@ -181,8 +181,8 @@ fn position(bytes: &[u8], number: u32) -> Vec<usize> {
 
 #[test]
 fn false_sizes_in_directories_and_headers_are_refused() {
-    let desk = Desk::new();
-    let file = desk.text("i.npz");
+    let workspace = Workspace::new();
+    let file = workspace.text("i.npz");
     let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32((0..256).map(|at| at as f32).collect()) };
     let honest = npz::to_bytes([("x", &array)]).unwrap();
     let size = npz::to_npy(&array).unwrap().len() as u32;
@@ -194,7 +194,7 @@ fn false_sizes_in_directories_and_headers_are_refused() {
             let mut bytes = honest.clone();
             bytes[*at..at + 4].copy_from_slice(&claim.to_le_bytes());
             std::fs::write(&file, &bytes).unwrap();
-            let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+            let (input, output) = (workspace.text("in.onnx"), workspace.out("out.onnx"));
             let ran = run(&[
                 &input,
                 &output,
@@ -216,15 +216,15 @@ fn false_sizes_in_directories_and_headers_are_refused() {
     for shape in [&b"(9,4,8,8,"[..], b"(1,4,8,9,", b"(1,4,88,8", b"(9999999,", b"(-1,4,8,8"] {
         let mut bytes = npy.clone();
         bytes[at..at + shape.len()].copy_from_slice(shape);
-        let lone = desk.text("x.npy");
+        let lone = workspace.text("x.npy");
         std::fs::write(&lone, &bytes).unwrap();
-        refuses_inputs(&desk, &lone, &["x.npy"]);
+        refuses_inputs(&workspace, &lone, &["x.npy"]);
     }
     // A header that claims a length of four gigabytes.
-    let long = desk.text("x.npy");
+    let long = workspace.text("x.npy");
     std::fs::write(&long, [b"\x93NUMPY\x02\x00".as_slice(), &u32::MAX.to_le_bytes(), b"{'descr': '<f4', "].concat())
         .unwrap();
-    refuses_inputs(&desk, &long, &["expected a header of at most"]);
+    refuses_inputs(&workspace, &long, &["expected a header of at most"]);
 }
 
 /// Writes a sparse file of the given length, which takes no space on the disk.
@@ -241,21 +241,21 @@ fn loss(data: &str) -> Ran {
 
 #[test]
 fn sparse_files_are_not_read_whole() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let rows = (1_u64 << 42) / 4096;
     // The header is true: four terabytes of holes.
     let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 4, 16, 16), }}\n");
     let mut start = b"\x93NUMPY\x01\x00".to_vec();
     start.extend((header.len() as u16).to_le_bytes());
     start.extend(header.as_bytes());
-    let npy = desk.text("x.npy");
+    let npy = workspace.text("x.npy");
     sparse(&npy, &start, start.len() as u64 + (1 << 42));
     // A run that needs two of its samples succeeds.
     let ran = loss(&npy);
     assert!(ran.code == 0 && ran.out.contains(&format!("2 of {rows} samples")), "{}{}", ran.out, ran.err);
     let header =
         format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":[{rows},4,16,16],\"data_offsets\":[0,{}]}}}}", 1_u64 << 42);
-    let tensors = desk.text("x.safetensors");
+    let tensors = workspace.text("x.safetensors");
     sparse(
         &tensors,
         &[&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat(),
@@ -270,26 +270,30 @@ fn sparse_files_are_not_read_whole() {
         ("shape", "{\"x\":{\"dtype\":\"F32\",\"shape\":[18446744073709551615,2],\"data_offsets\":[0,4]}}".to_owned()),
         ("cut", "{\"x\":".to_owned()),
     ] {
-        let path = desk.text(&format!("{name}.safetensors"));
+        let path = workspace.text(&format!("{name}.safetensors"));
         std::fs::write(&path, [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &[0; 16]].concat()).unwrap();
         let ran = loss(&path);
         assert!(ran.code == 2 && ran.err.contains("safetensors"), "{name}: {}", ran.err);
     }
-    let path = desk.text("long.safetensors");
+    let path = workspace.text("long.safetensors");
     std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
     assert_eq!(loss(&path).code, 2);
     // Text files of any length: a plan, a configuration, a scheduler.
     for name in ["plan.json", "options.toml", "scheduler.json"] {
-        sparse(&desk.text(name), b"", 1 << 42);
+        sparse(&workspace.text(name), b"", 1 << 42);
     }
-    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+    let (input, output) = (workspace.text("in.onnx"), workspace.out("out.onnx"));
     refuses(
-        &desk,
-        &["apply", &input, &desk.text("plan.json"), &output, "--no-verify"],
+        &workspace,
+        &["apply", &input, &workspace.text("plan.json"), &output, "--no-verify"],
         &["expected at most", "plan.json"],
     );
-    refuses(&desk, &[&input, &output, "--config", &desk.text("options.toml")], &["expected at most", "options.toml"]);
-    let (model, config) = (fixture("dit_tiny.onnx"), desk.text("scheduler.json"));
+    refuses(
+        &workspace,
+        &[&input, &output, "--config", &workspace.text("options.toml")],
+        &["expected at most", "options.toml"],
+    );
+    let (model, config) = (fixture("dit_tiny.onnx"), workspace.text("scheduler.json"));
     let ran =
         super::tool::run(&["sample", model.to_str().unwrap(), "--save-npy", &output, "--scheduler-config", &config]);
     assert!(ran.code == 2 && ran.err.contains("expected at most"), "{}", ran.err);
@@ -314,10 +318,10 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[test]
 fn oversized_images_are_refused_by_their_headers() {
-    let desk = Desk::new();
-    std::fs::create_dir(desk.path("images")).unwrap();
+    let workspace = Workspace::new();
+    std::fs::create_dir(workspace.path("images")).unwrap();
     let model = fixture("ddpm_fashion16.onnx");
-    let (model, folder) = (model.to_str().unwrap(), desk.text("images"));
+    let (model, folder) = (model.to_str().unwrap(), workspace.text("images"));
     for (width, height, word) in [
         (60_000, 60_000, "at most 134217728 pixels, found 60000 x 60000"),
         (1 << 30, 1 << 30, "not a readable image"),
@@ -326,7 +330,7 @@ fn oversized_images_are_refused_by_their_headers() {
         (3000, 3000, "not a readable image"),
     ] {
         for name in ["a.png", "b.png"] {
-            std::fs::write(desk.path("images").join(name), png(width, height)).unwrap();
+            std::fs::write(workspace.path("images").join(name), png(width, height)).unwrap();
         }
         let ran = super::tool::run(&["loss", model, "--data", &folder, "--count", "2", "--timesteps", "2"]);
         assert!(ran.code == 2 && ran.err.contains(word) && ran.err.contains(".png"), "{width} x {height}: {}", ran.err);

@@ -8,7 +8,6 @@ mod bundles;
 #[cfg(unix)]
 mod cache;
 mod deploy;
-mod desk;
 mod encode;
 #[cfg(unix)]
 mod endings;
@@ -34,6 +33,7 @@ mod strangers;
 mod time_inputs;
 mod tool;
 mod unranked;
+mod workspace;
 
 #[path = "../support/mod.rs"]
 mod support;

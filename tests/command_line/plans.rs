@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::desk::Desk;
 use super::tool::run;
+use super::workspace::Workspace;
 
 /// A change of a plan, and text that the error message must contain.
 type Damage = (fn(&mut Value), &'static str);
@@ -67,12 +67,13 @@ const DAMAGES: &[Damage] = &[
 
 #[test]
 fn a_damaged_plan_is_refused_with_its_error_and_nothing_is_written() {
-    let desk = Desk::new();
-    assert_eq!(desk.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
-    let (input, output, damaged) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("damaged.json"));
-    let plan: Value = serde_json::from_slice(&std::fs::read(desk.out("out.plan.json")).unwrap()).unwrap();
-    let again = desk.out("again.onnx");
-    let before = desk.written();
+    let workspace = Workspace::new();
+    assert_eq!(workspace.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
+    let (input, output, damaged) =
+        (workspace.text("in.onnx"), workspace.out("out.onnx"), workspace.text("damaged.json"));
+    let plan: Value = serde_json::from_slice(&std::fs::read(workspace.out("out.plan.json")).unwrap()).unwrap();
+    let again = workspace.out("again.onnx");
+    let before = workspace.written();
     for (damage, message) in DAMAGES {
         let mut plan = plan.clone();
         damage(&mut plan);
@@ -83,22 +84,28 @@ fn a_damaged_plan_is_refused_with_its_error_and_nothing_is_written() {
             assert_eq!(ran.code, 2, "{command}, {message}: {}", ran.err);
             assert!(ran.err.contains(message) && ran.err.contains("damaged.json"), "{command}, {message}: {}", ran.err);
         }
-        assert_eq!(desk.written(), before, "{message}");
+        assert_eq!(workspace.written(), before, "{message}");
     }
 }
 
 #[test]
 fn a_plan_that_removes_part_of_a_channel_is_refused() {
-    let desk = Desk::new();
-    assert_eq!(desk.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
-    let mut plan: Value = serde_json::from_slice(&std::fs::read(desk.out("out.plan.json")).unwrap()).unwrap();
+    let workspace = Workspace::new();
+    assert_eq!(workspace.prune(&["--ratio", "0.5", "--no-verify"]).code, 0);
+    let mut plan: Value = serde_json::from_slice(&std::fs::read(workspace.out("out.plan.json")).unwrap()).unwrap();
     // Removes one more channel from the first weight alone.
     indices(&mut plan).pop();
-    std::fs::write(desk.text("edited.json"), plan.to_string()).unwrap();
-    let ran = run(&["apply", &desk.text("in.onnx"), &desk.text("edited.json"), &desk.out("again.onnx"), "--no-verify"]);
+    std::fs::write(workspace.text("edited.json"), plan.to_string()).unwrap();
+    let ran = run(&[
+        "apply",
+        &workspace.text("in.onnx"),
+        &workspace.text("edited.json"),
+        &workspace.out("again.onnx"),
+        "--no-verify",
+    ]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(
-        ran.err.contains("channels that it keeps") && desk.written() == ["out.onnx", "out.plan.json"],
+        ran.err.contains("channels that it keeps") && workspace.written() == ["out.onnx", "out.plan.json"],
         "{}",
         ran.err
     );

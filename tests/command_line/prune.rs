@@ -9,8 +9,8 @@ use onnx_diffprune::plan::Plan;
 use prost::Message;
 use serde_json::Value;
 
-use super::desk::Desk;
 use super::tool::run;
+use super::workspace::Workspace;
 use crate::support::builder::{counting, model_of, node, value};
 use crate::support::files::listing;
 use crate::support::fixtures::fixture;
@@ -18,8 +18,8 @@ use crate::support::two_convolutions::two_convolutions;
 
 #[test]
 fn invalid_usage_exits_with_code_2() {
-    let desk = Desk::new();
-    desk.refuses(&run(&[]), 2, "--ratio");
+    let workspace = Workspace::new();
+    workspace.refuses(&run(&[]), 2, "--ratio");
     for (arguments, message) in [
         (vec!["--no-such-flag"], "--no-such-flag"),
         (vec![], "no pruning target"),
@@ -40,51 +40,51 @@ fn invalid_usage_exits_with_code_2() {
         (vec!["--config", "/nowhere.toml"], "/nowhere.toml"),
         (vec!["--ratio", "0.5", "--onnxruntime", "/dev/null"], "hint: "),
     ] {
-        desk.refuses(&desk.prune(&arguments), 2, message);
+        workspace.refuses(&workspace.prune(&arguments), 2, message);
     }
 }
 
 #[test]
 fn a_verification_that_exceeds_memory_is_refused_before_any_work() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let mut model = two_convolutions();
     let graph = model.graph.as_mut().unwrap();
     let sizes = [1, 4, 4_000_000, 4_000_000];
     (graph.input, graph.output) = (vec![value("x", &sizes)], vec![value("y", &sizes)]);
     graph.value_info.clear();
-    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
-    let ran = desk.prune(&["--ratio", "0.5"]);
-    desk.refuses(&ran, 1, "GiB of memory");
+    std::fs::write(workspace.path("in.onnx"), model.encode_to_vec()).unwrap();
+    let ran = workspace.prune(&["--ratio", "0.5"]);
+    workspace.refuses(&ran, 1, "GiB of memory");
     assert!(ran.err.contains("x [1, 4, 4000000, 4000000]") && ran.err.contains("--no-verify"), "{}", ran.err);
-    let ran = desk.prune(&["--ratio", "0.5", "--no-verify"]);
+    let ran = workspace.prune(&["--ratio", "0.5", "--no-verify"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
 }
 
 #[test]
 fn invalid_paths_exit_with_code_2() {
-    let desk = Desk::new();
-    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
-    let folder = desk.folder.path().to_str().unwrap();
-    let missing = desk.text("missing.onnx");
+    let workspace = Workspace::new();
+    let (input, output) = (workspace.text("in.onnx"), workspace.out("out.onnx"));
+    let folder = workspace.folder.path().to_str().unwrap();
+    let missing = workspace.text("missing.onnx");
     for (from, to, message) in [
         (missing.as_str(), output.as_str(), "missing.onnx"),
         (folder, &output, "expected a pipeline with unet/model.onnx or transformer/model.onnx, found in.onnx"),
         (&input, &input, "OUT.onnx would replace IN.onnx"),
         (&input, folder, "found a folder"),
-        (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),
+        (&input, &workspace.out("no/such/folder/out.onnx"), "can't be written"),
         (&input, &format!("{input}/out.onnx"), "can't be written"),
         (&input, "/dev/null", "device"),
     ] {
         let before = std::fs::read(&input).unwrap();
-        desk.refuses(&run(&[from, to, "--ratio", "0.5", "--criterion", "magnitude"]), 2, message);
-        assert!(std::fs::read(&input).unwrap() == before && listing(desk.folder.path()) == ["in.onnx"]);
+        workspace.refuses(&run(&[from, to, "--ratio", "0.5", "--criterion", "magnitude"]), 2, message);
+        assert!(std::fs::read(&input).unwrap() == before && listing(workspace.folder.path()) == ["in.onnx"]);
     }
 }
 
 #[test]
 fn unreachable_targets_exit_with_code_1() {
-    let desk = Desk::new();
-    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "can't reach 0.1 % of the parameters");
+    let workspace = Workspace::new();
+    workspace.refuses(&workspace.prune(&["--target-params", "0.001"]), 1, "can't reach 0.1 % of the parameters");
     let graph = GraphProto {
         node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
         initializer: vec![counting("w", &[4, 4])],
@@ -92,43 +92,43 @@ fn unreachable_targets_exit_with_code_1() {
         output: vec![value("y", &[2, 4])],
         ..GraphProto::default()
     };
-    std::fs::write(desk.path("in.onnx"), model_of(17, graph).encode_to_vec()).unwrap();
-    desk.refuses(&desk.prune(&["--ratio", "0.5"]), 1, "nothing can be pruned");
-    let ran = desk.prune(&["--ratio", "0.5", "--format", "json"]);
+    std::fs::write(workspace.path("in.onnx"), model_of(17, graph).encode_to_vec()).unwrap();
+    workspace.refuses(&workspace.prune(&["--ratio", "0.5"]), 1, "nothing can be pruned");
+    let ran = workspace.prune(&["--ratio", "0.5", "--format", "json"]);
     assert_eq!((ran.json()["exit_code"].as_i64(), ran.code), (Some(1), 1));
 }
 
 #[test]
 fn pruning_writes_model_and_plan_and_nothing_to_standard_error() {
-    let desk = Desk::new();
-    let ran = desk.prune(&["--ratio", "0.5"]);
+    let workspace = Workspace::new();
+    let ran = workspace.prune(&["--ratio", "0.5"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert!(ran.out.contains("verified in ONNX Runtime"), "{}", ran.out);
-    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
-    let first = std::fs::read(desk.out("out.onnx")).unwrap();
-    assert_eq!(desk.prune(&["--ratio", "0.5", "--quiet"]).out, "");
-    assert!(std::fs::read(desk.out("out.onnx")).unwrap() == first, "two runs differ");
+    assert_eq!(workspace.written(), ["out.onnx", "out.plan.json"]);
+    let first = std::fs::read(workspace.out("out.onnx")).unwrap();
+    assert_eq!(workspace.prune(&["--ratio", "0.5", "--quiet"]).out, "");
+    assert!(std::fs::read(workspace.out("out.onnx")).unwrap() == first, "two runs differ");
 }
 
 #[test]
 fn a_dry_run_writes_nothing() {
-    let desk = Desk::new();
-    let ran = desk.prune(&["--ratio", "0.5", "--dry-run"]);
+    let workspace = Workspace::new();
+    let ran = workspace.prune(&["--ratio", "0.5", "--dry-run"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    assert!(ran.out.ends_with("\n\ndry run: nothing was written\n") && desk.written().is_empty());
+    assert!(ran.out.ends_with("\n\ndry run: nothing was written\n") && workspace.written().is_empty());
     assert!(!ran.out.contains("\n\n\n") && !ran.out.starts_with('\n'), "stray blank line: {}", ran.out);
 }
 
 #[test]
 fn every_command_prints_one_json_object() {
-    let desk = Desk::new();
-    let (input, output, plan) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.out("out.plan.json"));
-    let dry = desk.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]).json();
+    let workspace = Workspace::new();
+    let (input, output, plan) = (workspace.text("in.onnx"), workspace.out("out.onnx"), workspace.out("out.plan.json"));
+    let dry = workspace.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]).json();
     assert!(dry["output"].is_null() && dry["after"]["parameters"].as_u64() < dry["before"]["parameters"].as_u64());
-    let pruned = desk.prune(&["--ratio", "0.5", "--format", "json"]).json();
+    let pruned = workspace.prune(&["--ratio", "0.5", "--format", "json"]).json();
     assert_eq!(pruned["output"], output.as_str());
     assert_eq!(pruned["verification"]["passed"], true);
-    let again = desk.out("again.onnx");
+    let again = workspace.out("again.onnx");
     let applied = run(&["apply", &input, &plan, &again, "--format", "json"]).json();
     assert_eq!(applied["verification"]["passed"], true);
     let verified = run(&["verify", &input, &again, "--plan", &plan, "--format", "json"]).json();
@@ -142,47 +142,48 @@ fn every_command_prints_one_json_object() {
     let wrong = run(&["verify", &input, &input, "--plan", &plan, "--format", "json"]);
     assert_eq!((wrong.json()["passed"].as_bool(), wrong.code), (Some(false), 1));
     let dit = fixture("dit_tiny.onnx");
-    let other = run(&["apply", dit.to_str().unwrap(), &plan, &desk.out("x.onnx")]);
+    let other = run(&["apply", dit.to_str().unwrap(), &plan, &workspace.out("x.onnx")]);
     assert_eq!(other.code, 2);
-    assert!(other.err.contains("another file") && !Path::new(&desk.out("x.onnx")).exists(), "{}", other.err);
+    assert!(other.err.contains("another file") && !Path::new(&workspace.out("x.onnx")).exists(), "{}", other.err);
 }
 
 #[test]
 fn a_printed_configuration_can_be_read_back() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let options = ["--ratio", "0.3", "--scope", "global", "--keep", "a.b", "--ratio-for", "fir=0.6", "--seed", "4"];
-    let printed = desk.prune(&[&options[..], &["--attention", "dims", "--rtol", "1e-3", "--print-config"]].concat());
+    let printed =
+        workspace.prune(&[&options[..], &["--attention", "dims", "--rtol", "1e-3", "--print-config"]].concat());
     assert_eq!((printed.code, printed.err.as_str()), (0, ""));
-    std::fs::write(desk.path("options.toml"), &printed.out).unwrap();
-    let again = run(&["--config", &desk.text("options.toml"), "--print-config"]);
+    std::fs::write(workspace.path("options.toml"), &printed.out).unwrap();
+    let again = run(&["--config", &workspace.text("options.toml"), "--print-config"]);
     assert_eq!(again.out, printed.out);
     for part in ["ratio = 0.3", "\"global\"", "a.b", "fir=0.6", "seed = 4", "\"dims\"", "in.onnx"] {
         assert!(printed.out.contains(part), "{part} is not in {}", printed.out);
     }
-    let own = run(&["--config", &desk.text("options.toml"), "--ratio", "0.7", "--print-config"]);
+    let own = run(&["--config", &workspace.text("options.toml"), "--ratio", "0.7", "--print-config"]);
     assert!(own.out.contains("ratio = 0.7"), "{}", own.out);
-    assert!(desk.written().is_empty());
+    assert!(workspace.written().is_empty());
 }
 
 #[test]
 fn weights_that_are_not_finite_are_warned_about() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let mut model = two_convolutions();
     let weights = &mut model.graph.as_mut().unwrap().initializer;
     let mut elements = vec![1.0; 16 * 4 * 9];
     elements[5] = f32::NAN;
     weights[0] = TensorProto::of_floats("w1", &elements, &[16, 4, 3, 3]);
-    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
-    let ran = desk.prune(&["--ratio", "0.5"]);
+    std::fs::write(workspace.path("in.onnx"), model.encode_to_vec()).unwrap();
+    let ran = workspace.prune(&["--ratio", "0.5"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.lines().count() == 1 && ran.err.starts_with("warning: "), "{}", ran.err);
-    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+    assert_eq!(workspace.written(), ["out.onnx", "out.plan.json"]);
 }
 
 #[test]
 fn apply_repeats_the_pruned_file_byte_for_byte() {
-    let desk = Desk::new();
-    let mut inputs = vec![desk.text("in.onnx")];
+    let workspace = Workspace::new();
+    let mut inputs = vec![workspace.text("in.onnx")];
     inputs.extend(["dit_tiny.onnx", "sd15_tiny_fp16.onnx"].map(|name| fixture(name).to_str().unwrap().to_owned()));
     for input in &inputs {
         for options in [
@@ -201,7 +202,8 @@ fn apply_repeats_the_pruned_file_byte_for_byte() {
             ],
             &["--ratio", "0.4", "--norm-groups", "drop", "--criterion", "random", "--scope", "global"],
         ] {
-            let (output, plan, again) = (desk.out("out.onnx"), desk.out("out.plan.json"), desk.out("again.onnx"));
+            let (output, plan, again) =
+                (workspace.out("out.onnx"), workspace.out("out.plan.json"), workspace.out("again.onnx"));
             let ran = run(&[&[input.as_str(), &output, "--no-verify"], options].concat());
             assert_eq!(ran.code, 0, "{input} {options:?}: {}", ran.err);
             let ran = run(&["apply", input, &plan, &again, "--no-verify"]);
@@ -214,17 +216,17 @@ fn apply_repeats_the_pruned_file_byte_for_byte() {
 
 #[test]
 fn a_plan_contains_its_options_and_is_the_same_when_read_back() {
-    let desk = Desk::new();
-    assert_eq!(desk.prune(&["--target-params", "0.37", "--no-verify", "--ratio-for", "x=0.1"]).code, 0);
-    let path = desk.output.path().join("out.plan.json");
+    let workspace = Workspace::new();
+    assert_eq!(workspace.prune(&["--target-params", "0.37", "--no-verify", "--ratio-for", "x=0.1"]).code, 0);
+    let path = workspace.output.path().join("out.plan.json");
     let plan = Plan::read(&path).unwrap();
     assert_eq!(plan.options["target-params"], 0.37);
     assert_eq!(plan.options["ratio-for"], serde_json::json!(["x=0.1"]));
     assert_eq!(plan.options["round-to"], 1);
-    let again = desk.output.path().join("again.plan.json");
+    let again = workspace.output.path().join("again.plan.json");
     plan.write(&again).unwrap();
     assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap());
-    let model = load(&desk.output.path().join("out.onnx")).unwrap();
+    let model = load(&workspace.output.path().join("out.onnx")).unwrap();
     let entry = |key: &str| {
         let entry = model.proto().metadata_props.iter().find(|entry| entry.key == key);
         entry.unwrap_or_else(|| panic!("no {key}")).value.clone()
@@ -240,9 +242,9 @@ fn a_plan_contains_its_options_and_is_the_same_when_read_back() {
 fn the_example_plan_in_the_documentation_is_current() {
     let text = include_str!("../../docs/plan.md");
     let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
-    let desk = Desk::new();
-    assert_eq!(desk.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
-    let plan = std::fs::read_to_string(desk.out("out.plan.json")).unwrap();
+    let workspace = Workspace::new();
+    assert_eq!(workspace.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
+    let plan = std::fs::read_to_string(workspace.out("out.plan.json")).unwrap();
     let [mut example, mut plan] = [example, &plan].map(|text| serde_json::from_str::<Value>(text).unwrap());
     // The name and version of the tool change with every release.
     (example["tool"], plan["tool"]) = (Value::Null, Value::Null);
@@ -251,15 +253,15 @@ fn the_example_plan_in_the_documentation_is_current() {
 
 #[test]
 fn small_targets_are_not_printed_as_zero() {
-    let desk = Desk::new();
-    let ran = desk.prune(&["--target-macs", "0.0001"]);
-    desk.refuses(&ran, 1, "can't reach 0.01 % of the MACs");
+    let workspace = Workspace::new();
+    let ran = workspace.prune(&["--target-macs", "0.0001"]);
+    workspace.refuses(&ran, 1, "can't reach 0.01 % of the MACs");
 }
 
 #[test]
 fn inspect_shows_blocks_only_for_groups_with_a_norm() {
-    let desk = Desk::new();
-    let plain = run(&["inspect", &desk.text("in.onnx")]);
+    let workspace = Workspace::new();
+    let plain = run(&["inspect", &workspace.text("in.onnx")]);
     let row = plain.out.lines().find(|line| line.starts_with("w1 ")).unwrap();
     assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["w1", "16", "-", "3"], "{}", plain.out);
     let normed = run(&["inspect", fixture("ddpm_fashion16.onnx").to_str().unwrap()]);
@@ -280,13 +282,13 @@ fn runtime_names_its_library_once() {
 
 /// Runs a script in `sh`, with the tool as `$TOOL`, the input as `$IN` and the output's folder as `$OUT`.
 #[cfg(unix)]
-fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
+fn shell(workspace: &Workspace, program: &[&str], script: &str) -> Output {
     Command::new(program[0])
         .args(&program[1..])
         .args(["-c", script])
         .env("TOOL", env!("CARGO_BIN_EXE_onnx-diffprune"))
         .env("IN", fixture("dit_tiny.onnx"))
-        .env("OUT", desk.output.path())
+        .env("OUT", workspace.output.path())
         .output()
         .unwrap()
 }
@@ -294,30 +296,30 @@ fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
 #[cfg(unix)]
 #[test]
 fn a_file_size_limit_ends_the_run_with_a_message_and_no_files() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     // The pruned network takes about 800 kB; the limit is in KiB.
     let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify"#;
-    let Output { status, stderr, .. } = shell(&desk, &["bash"], script);
+    let Output { status, stderr, .. } = shell(&workspace, &["bash"], script);
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: raise the limit"), "{text}");
-    assert!(desk.written().is_empty(), "left behind: {:?}", desk.written());
+    assert!(workspace.written().is_empty(), "left behind: {:?}", workspace.written());
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_ends_the_run_with_a_message_and_no_files() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     // A file system that this process alone sees, so that nothing has to be unmounted.
     let alone = ["unshare", "--mount", "--map-root-user", "sh"];
     let mount = r#"mount -t tmpfs -o size=256k none "$OUT" 2>&1 || exit 99; "#;
     let possible = Command::new("unshare").arg("--version").output().is_ok();
-    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+    if !possible || shell(&workspace, &alone, mount).status.code() != Some(0) {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     }
     let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify; code=$?; ls -A "$OUT"; exit $code"#;
-    let Output { status, stderr, stdout } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let Output { status, stderr, stdout } = shell(&workspace, &alone, &format!("{mount}{prune}"));
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: free some space"), "{text}");
@@ -327,16 +329,16 @@ fn a_full_disk_ends_the_run_with_a_message_and_no_files() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_read_only_folder_ends_the_run_with_a_message() {
-    let desk = Desk::new();
+    let workspace = Workspace::new();
     let alone = ["unshare", "--mount", "--map-root-user", "sh"];
     let mount = r#"mount -t tmpfs -o ro none "$OUT" 2>&1 || exit 99; "#;
     let possible = Command::new("unshare").arg("--version").output().is_ok();
-    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+    if !possible || shell(&workspace, &alone, mount).status.code() != Some(0) {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     }
     let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify"#;
-    let Output { status, stderr, .. } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let Output { status, stderr, .. } = shell(&workspace, &alone, &format!("{mount}{prune}"));
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains("can't be written: ") && text.contains("hint: check that the folder"), "{text}");
@@ -344,7 +346,7 @@ fn a_read_only_folder_ends_the_run_with_a_message() {
 
 #[test]
 fn a_plan_that_cannot_be_written_leaves_no_output() {
-    let desk = Desk::new();
-    let plan = desk.out("no/such/folder/plan.json");
-    desk.refuses(&desk.prune(&["--ratio", "0.5", "--no-verify", "--plan", &plan]), 2, "can't be written");
+    let workspace = Workspace::new();
+    let plan = workspace.out("no/such/folder/plan.json");
+    workspace.refuses(&workspace.prune(&["--ratio", "0.5", "--no-verify", "--plan", &plan]), 2, "can't be written");
 }

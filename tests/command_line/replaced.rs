@@ -2,46 +2,46 @@
 
 use serde_json::json;
 
-use super::desk::Desk;
 use super::tool::{run, succeed};
+use super::workspace::Workspace;
 use crate::support::external::externalised;
 use crate::support::files::listing;
 use crate::support::two_convolutions::two_convolutions;
 
 /// Returns a workspace whose input has external data, with an older network at the path of the output.
-fn desk() -> Desk {
-    let desk = Desk::new();
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
     let (model, data) = externalised(&two_convolutions(), "model.onnx_data");
-    std::fs::write(desk.path("model.onnx"), &model).unwrap();
-    std::fs::write(desk.path("model.onnx_data"), &data).unwrap();
-    std::fs::write(desk.out("model.onnx"), model).unwrap();
-    std::fs::write(desk.out("model.onnx_data"), data).unwrap();
-    desk
+    std::fs::write(workspace.path("model.onnx"), &model).unwrap();
+    std::fs::write(workspace.path("model.onnx_data"), &data).unwrap();
+    std::fs::write(workspace.out("model.onnx"), model).unwrap();
+    std::fs::write(workspace.out("model.onnx_data"), data).unwrap();
+    workspace
 }
 
-fn prune(desk: &Desk, more: &[&str]) -> super::tool::Ran {
-    let (input, output) = (desk.text("model.onnx"), desk.out("model.onnx"));
+fn prune(workspace: &Workspace, more: &[&str]) -> super::tool::Ran {
+    let (input, output) = (workspace.text("model.onnx"), workspace.out("model.onnx"));
     run(&[&[input.as_str(), &output, "--ratio", "0.5", "--criterion", "magnitude"], more].concat())
 }
 
 #[test]
 fn the_data_file_of_a_replaced_network_is_removed() {
-    let desk = desk();
-    let ran = prune(&desk, &["--no-verify"]);
+    let workspace = workspace();
+    let ran = prune(&workspace, &["--no-verify"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let removed = desk.out("model.onnx_data");
+    let removed = workspace.out("model.onnx_data");
     assert!(ran.out.contains(&format!("removed {removed}")), "{}", ran.out);
-    assert_eq!(desk.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
-    assert_eq!(listing(desk.folder.path()), ["in.onnx", "model.onnx", "model.onnx_data"]);
+    assert_eq!(workspace.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
+    assert_eq!(listing(workspace.folder.path()), ["in.onnx", "model.onnx", "model.onnx_data"]);
     // In a second run, the data file is replaced and nothing is left over.
-    let again = prune(&desk, &["--format", "json"]).json();
+    let again = prune(&workspace, &["--format", "json"]).json();
     assert_eq!(again["removed"], json!([]));
-    assert_eq!(desk.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
-    succeed(&["verify", &desk.text("model.onnx"), &desk.out("model.onnx")]);
+    assert_eq!(workspace.written(), ["model.onnx", "model.onnx.data", "model.plan.json"]);
+    succeed(&["verify", &workspace.text("model.onnx"), &workspace.out("model.onnx")]);
     // A network without a data file.
     let plain = run(&[
-        &desk.text("in.onnx"),
-        &desk.out("model.onnx"),
+        &workspace.text("in.onnx"),
+        &workspace.out("model.onnx"),
         "--ratio",
         "0.5",
         "--criterion",
@@ -49,59 +49,59 @@ fn the_data_file_of_a_replaced_network_is_removed() {
         "--format",
         "json",
     ]);
-    assert_eq!(plain.json()["removed"], json!([desk.out("model.onnx.data")]));
-    assert_eq!(desk.written(), ["model.onnx", "model.plan.json"]);
+    assert_eq!(plain.json()["removed"], json!([workspace.out("model.onnx.data")]));
+    assert_eq!(workspace.written(), ["model.onnx", "model.plan.json"]);
 }
 
 #[test]
 fn apply_removes_the_data_file_of_a_replaced_network_too() {
-    let desk = desk();
-    assert_eq!(prune(&desk, &["--no-verify"]).code, 0);
-    let plan = desk.text("plan.json");
-    std::fs::rename(desk.out("model.plan.json"), &plan).unwrap();
-    std::fs::copy(desk.path("model.onnx"), desk.out("model.onnx")).unwrap();
-    std::fs::copy(desk.path("model.onnx_data"), desk.out("model.onnx_data")).unwrap();
-    let ran = run(&["apply", &desk.text("model.onnx"), &plan, &desk.out("model.onnx"), "--format", "json"]);
-    assert_eq!(ran.json()["removed"], json!([desk.out("model.onnx_data")]));
-    assert_eq!(desk.written(), ["model.onnx", "model.onnx.data"]);
+    let workspace = workspace();
+    assert_eq!(prune(&workspace, &["--no-verify"]).code, 0);
+    let plan = workspace.text("plan.json");
+    std::fs::rename(workspace.out("model.plan.json"), &plan).unwrap();
+    std::fs::copy(workspace.path("model.onnx"), workspace.out("model.onnx")).unwrap();
+    std::fs::copy(workspace.path("model.onnx_data"), workspace.out("model.onnx_data")).unwrap();
+    let ran = run(&["apply", &workspace.text("model.onnx"), &plan, &workspace.out("model.onnx"), "--format", "json"]);
+    assert_eq!(ran.json()["removed"], json!([workspace.out("model.onnx_data")]));
+    assert_eq!(workspace.written(), ["model.onnx", "model.onnx.data"]);
 }
 
 #[test]
 fn a_data_file_that_may_be_needed_elsewhere_is_kept() {
-    let stays = |prepare: &dyn Fn(&Desk)| {
-        let desk = desk();
-        prepare(&desk);
-        let ran = prune(&desk, &["--no-verify", "--format", "json"]);
+    let stays = |prepare: &dyn Fn(&Workspace)| {
+        let workspace = workspace();
+        prepare(&workspace);
+        let ran = prune(&workspace, &["--no-verify", "--format", "json"]);
         assert_eq!((ran.code, &ran.json()["removed"]), (0, &json!([])), "{}", ran.err);
-        assert!(desk.output.path().join("model.onnx_data").exists());
+        assert!(workspace.output.path().join("model.onnx_data").exists());
     };
     // Another network uses it as well, or may use it.
-    stays(&|desk| assert!(std::fs::copy(desk.out("model.onnx"), desk.out("other.onnx")).is_ok()));
-    stays(&|desk| std::fs::write(desk.out("other.onnx"), "cut off").unwrap());
+    stays(&|workspace| assert!(std::fs::copy(workspace.out("model.onnx"), workspace.out("other.onnx")).is_ok()));
+    stays(&|workspace| std::fs::write(workspace.out("other.onnx"), "cut off").unwrap());
     // The file at the path of the output was not a network.
-    stays(&|desk| std::fs::write(desk.out("model.onnx"), "not a network").unwrap());
+    stays(&|workspace| std::fs::write(workspace.out("model.onnx"), "not a network").unwrap());
     #[cfg(unix)]
-    stays(&|desk| {
-        std::fs::remove_file(desk.out("model.onnx_data")).unwrap();
-        std::os::unix::fs::symlink(desk.path("model.onnx_data"), desk.out("model.onnx_data")).unwrap();
+    stays(&|workspace| {
+        std::fs::remove_file(workspace.out("model.onnx_data")).unwrap();
+        std::os::unix::fs::symlink(workspace.path("model.onnx_data"), workspace.out("model.onnx_data")).unwrap();
     });
     // The input uses the file under another name.
-    stays(&|desk| {
-        std::fs::remove_file(desk.out("model.onnx_data")).unwrap();
-        std::fs::hard_link(desk.path("model.onnx_data"), desk.out("model.onnx_data")).unwrap();
+    stays(&|workspace| {
+        std::fs::remove_file(workspace.out("model.onnx_data")).unwrap();
+        std::fs::hard_link(workspace.path("model.onnx_data"), workspace.out("model.onnx_data")).unwrap();
     });
 }
 
 #[test]
 fn the_data_file_of_the_input_is_kept() {
-    let desk = desk();
-    let (input, output) = (desk.text("model.onnx"), desk.text("pruned.onnx"));
+    let workspace = workspace();
+    let (input, output) = (workspace.text("model.onnx"), workspace.text("pruned.onnx"));
     succeed(&[&input, &output, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"]);
     succeed(&[&input, &output, "--ratio", "0.3", "--criterion", "magnitude", "--no-verify"]);
     let files = ["in.onnx", "model.onnx", "model.onnx_data", "pruned.onnx", "pruned.onnx.data", "pruned.plan.json"];
-    assert_eq!(listing(desk.folder.path()), files);
+    assert_eq!(listing(workspace.folder.path()), files);
     // A failed run removes nothing.
-    let failing = prune(&desk, &["--target-params", "0.001"]);
+    let failing = prune(&workspace, &["--target-params", "0.001"]);
     assert_eq!(failing.code, 2, "{}{}", failing.out, failing.err);
-    assert_eq!(desk.written(), ["model.onnx", "model.onnx_data"]);
+    assert_eq!(workspace.written(), ["model.onnx", "model.onnx_data"]);
 }

@@ -32,7 +32,7 @@ fn several_runs_produce_the_outputs_of_one_run_of_all_samples() {
     ];
     let options = SessionOptions::default();
     let names = [roles.prediction.name.as_str(), FEATURE];
-    let mut session = lower::session_giving(runtime(), &analysis.model, &names, &options).unwrap();
+    let mut session = lower::session_with_outputs(runtime(), &analysis.model, &names, &options).unwrap();
     let expected = session.run(&inputs).unwrap();
 
     let feature = Feature { name: FEATURE.to_owned(), kept: vec![None; 4] };

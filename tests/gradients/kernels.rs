@@ -28,7 +28,7 @@ fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>
     let standard = GradientGraph::build(&analysis, &options).unwrap();
     let kernels = GradientGraph::build_for(&analysis, &options, Device::Cpu).unwrap();
     assert!(!standard.has_kernels && kernels.has_kernels);
-    let mut inputs = onnx_diffprune::inputs::draw_inputs(&analysis, &Sizes::new(), 1).unwrap();
+    let mut inputs = onnx_diffprune::inputs::random_inputs(&analysis, &Sizes::new(), 1).unwrap();
     let dims: Vec<usize> = standard.target_shape.iter().map(|size| *size as usize).collect();
     let target: Vec<f64> = (0..dims.iter().product()).map(|at: usize| (at as f64 * 0.7).sin()).collect();
     inputs.push((TARGET.to_owned(), Array::from_f64(ElementType::F32, dims, &target).unwrap()));

@@ -94,7 +94,7 @@ impl Reference {
             let (_, found) = outputs.iter().find(|(name, _)| *name == term.value).unwrap();
             let mut dims = found.dims.clone();
             let target = of(&term.target);
-            if let Distance::SquaredSlope { step } = term.distance {
+            if let Distance::SquaredDirectionalDerivative { step } = term.distance {
                 dims[0] /= 3;
                 return term.weight * squared_derivatives(&found.to_f64(), (&dims, term), &target, step);
             }
@@ -117,7 +117,7 @@ impl Reference {
                         if distance <= delta { distance.powi(2) / 2.0 } else { delta * (distance - delta / 2.0) }
                     }
                     Distance::InnerProduct => value * y,
-                    Distance::SquaredSlope { .. } => unreachable!(),
+                    Distance::SquaredDirectionalDerivative { .. } => unreachable!(),
                 };
                 let weights = term.sample_weights.as_ref().map_or(vec![1.0; samples], |name| of(name));
                 sum += of_element * weights[sample];
@@ -248,7 +248,7 @@ fn gradients_of_every_kind_of_term_agree_with_centred_differences() {
 #[test]
 fn terms_compare_the_first_of_several_parts_and_derivatives_between_the_others() {
     let (_, inner, whole) = network();
-    let slopes = term("y", Distance::SquaredSlope { step: 0.3 }, "slopes");
+    let slopes = term("y", Distance::SquaredDirectionalDerivative { step: 0.3 }, "slopes");
     check(std::slice::from_ref(&slopes), Precision::Float32, 2e-5);
     let some = LossTerm { channels: Some(3), weight: -0.7, ..slopes.clone() };
     check(&[some, LossTerm { value: inner.clone(), ..slopes.clone() }], Precision::Float32, 2e-5);
@@ -369,7 +369,10 @@ fn an_invalid_loss_is_refused() {
             "value \"y\" to divide into 2 equal parts, found shape [3, 4, 2]",
         ),
         (vec![LossTerm { parts: 0, ..squared("y", "t") }], "0 equal parts"),
-        (vec![term("y", Distance::SquaredSlope { step: 0.0 }, "t")], "step size of a directional derivative"),
+        (
+            vec![term("y", Distance::SquaredDirectionalDerivative { step: 0.0 }, "t")],
+            "step size of a directional derivative",
+        ),
     ] {
         let found = error(loss);
         assert!(found.contains(expected), "{found}");

@@ -12,7 +12,7 @@ use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
 use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::graph::sizes::sizes_for;
-use onnx_diffprune::inputs::draw_inputs;
+use onnx_diffprune::inputs::random_inputs;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, TensorProto};
 
@@ -90,7 +90,7 @@ fn compare(name: &str, tolerance: f64) {
     let model = &analysis.model;
     let sizes = sizes_for(&analysis.facts, &[("batch".to_owned(), 2)].into());
     let wanted = analysis.prunable_weights();
-    let mut inputs = draw_inputs(analysis, &sizes, 1).unwrap();
+    let mut inputs = random_inputs(analysis, &sizes, 1).unwrap();
     for (_, array) in inputs.iter_mut().filter(|(_, array)| array.element_type().is_float()) {
         *array = array.cast(ElementType::F32);
     }

@@ -20,7 +20,7 @@ use regex::Regex;
 use crate::support::fixtures::{THREADS, analysed, runtime};
 
 fn options(trained: Vec<usize>, sizes: Sizes) -> TrainingOptions {
-    TrainingOptions { sizes, prediction: None, channels: None, trained, gives_gradients: false }
+    TrainingOptions { sizes, prediction: None, channels: None, trained, outputs_gradients: false }
 }
 
 fn names(values: &[ValueInfoProto]) -> Vec<&str> {
@@ -87,7 +87,7 @@ fn the_eval_model_computes_the_loss_of_the_gradient_graph() {
     let artifacts = Artifacts::build(analysis, &options(trained, sizes.clone())).unwrap();
     let options = GradientOptions { sizes: sizes.clone(), wanted: Vec::new(), ..GradientOptions::default() };
     let graph = GradientGraph::build(analysis, &options).unwrap();
-    let mut inputs = onnx_diffprune::inputs::draw_inputs(analysis, &sizes, 3).unwrap();
+    let mut inputs = onnx_diffprune::inputs::random_inputs(analysis, &sizes, 3).unwrap();
     let dims: Vec<usize> = artifacts.target_shape.iter().map(|size| *size as usize).collect();
     let target: Vec<f64> = (0..dims.iter().product()).map(|at: usize| (at as f64).sin()).collect();
     inputs.push((TARGET.to_owned(), Array::from_f64(ElementType::F32, dims, &target).unwrap()));

@@ -3,7 +3,7 @@
 use onnx_diffprune::onnx::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, attr_int, type_proto};
 
 use super::around::{Around::MatMul, Around::StaticConv, CHANNELS};
-use super::{Fate::Go, check};
+use super::{Fate::Removed, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
@@ -45,7 +45,7 @@ fn squeezed(n: &mut Builder, v: &str, axis: i64) -> String {
 
 #[test]
 fn branches_with_a_constant_condition_are_inlined() {
-    check("If that sizes decide", StaticConv, &[13], Go, |n, v| {
+    check("If that sizes decide", StaticConv, &[13], Removed, |n, v| {
         let y = squeezed(n, v, 1);
         let axes = n.ints(&[2]);
         let y = n.op("Unsqueeze", &[&y, &axes], &[]);
@@ -59,7 +59,7 @@ fn branches_with_a_constant_condition_are_inlined() {
 /// reached.
 #[test]
 fn indices_from_cumulative_sums_are_constant() {
-    check("Gather at counted indices", MatMul, &[13], Go, |n, v| {
+    check("Gather at counted indices", MatMul, &[13], Removed, |n, v| {
         let repeats = n.ints(&[1; C as usize]);
         let (zero, first, rows, step) = (n.ints_of(&[0], &[]), n.ints(&[0]), n.ints(&[1]), n.ints_of(&[1], &[]));
         let ends = n.op("CumSum", &[&repeats, &zero], &[]);
@@ -81,13 +81,13 @@ fn indices_from_cumulative_sums_are_constant() {
 
 #[test]
 fn concatenated_empty_tensors_change_nothing() {
-    check("Concat with nothing", StaticConv, &[13], Go, |n, v| {
+    check("Concat with nothing", StaticConv, &[13], Removed, |n, v| {
         let nothing = n.floats(&[], &[2, C, 0, 6]);
         let y = n.op("Concat", &[&nothing, v], &[attr_int("axis", 2)]);
         (n.op("Concat", &[&y, &nothing], &[attr_int("axis", 2)]), Some(C))
     });
     // The rows after the last one, like the frames after the only frame of a video.
-    check("Concat with rows that are not there", StaticConv, &[13], Go, |n, v| {
+    check("Concat with rows that are not there", StaticConv, &[13], Removed, |n, v| {
         let (four, five, axis) = (n.ints(&[4]), n.ints(&[5]), n.ints(&[2]));
         let nothing = n.op("Slice", &[v, &four, &five, &axis], &[]);
         let nothing = n.op("Tanh", &[&nothing], &[]);

@@ -7,7 +7,7 @@ use super::around::{
     Around::{Conv, MatMul},
     CHANNELS,
 };
-use super::{Fate::Go, check};
+use super::{Fate::Removed, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
@@ -27,21 +27,21 @@ fn skip_norms_use_the_kept_channels_of_a_sum() {
     let epsilon = attr_float("epsilon", 1e-5);
     for (op, count) in [("SkipLayerNormalization", 3), ("SkipSimplifiedLayerNormalization", 2)] {
         for parameters in 1..=count {
-            check(op, MatMul, &[17], Go, |n, v| {
+            check(op, MatMul, &[17], Removed, |n, v| {
                 let skip = n.op("Sigmoid", &[v], &[]);
                 let vectors: Vec<String> = (0..parameters).map(|_| n.weight(&[C])).collect();
                 let inputs: Vec<&str> = [v, &skip].into_iter().chain(vectors.iter().map(String::as_str)).collect();
                 (n.fused(op, &inputs, std::slice::from_ref(&epsilon), 1).remove(0), Some(C))
             });
         }
-        check(&format!("{op} with the sum"), MatMul, &[17], Go, |n, v| {
+        check(&format!("{op} with the sum"), MatMul, &[17], Removed, |n, v| {
             let (skip, gamma) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
             let outputs =
                 n.fused_to(op, &[v, &skip, &gamma], std::slice::from_ref(&epsilon), &["normalised", "", "", "sum"]);
             (n.op("Mul", &[&outputs[0], &outputs[3]], &[]), Some(C))
         });
     }
-    check("simplified layer norm", MatMul, &[17], Go, |n, v| {
+    check("simplified layer norm", MatMul, &[17], Removed, |n, v| {
         let gamma = n.weight(&[C]);
         let y = n.op("SimplifiedLayerNormalization", &[v, &gamma], &[attr_int("axis", -1), epsilon.clone()]);
         (y, Some(C))
@@ -69,14 +69,14 @@ fn fused_group_norms_keep_every_group() {
                 let y = build(n, &x);
                 if channels_last { move_channels(n, &y, false) } else { y }
             };
-            check("GroupNorm", Conv, &[17], Go, |n, v| {
+            check("GroupNorm", Conv, &[17], Removed, |n, v| {
                 let y = around(n, v, &|n, x| {
                     let (gamma, beta) = (n.weight(&[C]), n.weight(&[C]));
                     n.fused("GroupNorm", &[x, &gamma, &beta], &attributes, 1).remove(0)
                 });
                 (y, Some(C))
             });
-            check("SkipGroupNorm", Conv, &[17], Go, |n, v| {
+            check("SkipGroupNorm", Conv, &[17], Removed, |n, v| {
                 let y = around(n, v, &|n, x| {
                     let (gamma, beta, bias) = (n.weight(&[C]), n.weight(&[C]), n.weight(&[C]));
                     let skip = n.op("Sigmoid", &[x], &[]);
@@ -85,7 +85,7 @@ fn fused_group_norms_keep_every_group() {
                 });
                 (y, Some(C))
             });
-            check("SkipGroupNorm of a vector", Conv, &[17], Go, |n, v| {
+            check("SkipGroupNorm of a vector", Conv, &[17], Removed, |n, v| {
                 let skip = n.op("GlobalAveragePool", &[v], &[]);
                 let skip = n.op("Flatten", &[&skip], &[]);
                 let y = around(n, v, &|n, x| {
@@ -96,7 +96,7 @@ fn fused_group_norms_keep_every_group() {
             });
         }
     }
-    check("GroupNorm of one channel a group", Conv, &[17], Go, |n, v| {
+    check("GroupNorm of one channel a group", Conv, &[17], Removed, |n, v| {
         let x = move_channels(n, v, true);
         let (gamma, beta) = (n.weight(&[C]), n.weight(&[C]));
         let y = n.fused("GroupNorm", &[&x, &gamma, &beta], &[attr_int("groups", C)], 1).remove(0);
@@ -109,7 +109,7 @@ fn convolutions_with_channels_last_lose_channels() {
     for (name, group, per_group, strides) in
         [("NhwcConv", 1, C, [1, 1]), ("depthwise NhwcConv", C, 1, [1, 1]), ("grouped NhwcConv", 2, C / 2, [1, 1])]
     {
-        check(name, Conv, &[13, 17], Go, |n, v| {
+        check(name, Conv, &[13, 17], Removed, |n, v| {
             let x = move_channels(n, v, true);
             let (w, b) = (n.weight(&[C, 3, 3, per_group]), n.weight(&[C]));
             let attributes = [
@@ -123,7 +123,7 @@ fn convolutions_with_channels_last_lose_channels() {
             (move_channels(n, &y, false), Some(C))
         });
     }
-    check("NhwcConv with a stride", Conv, &[17], Go, |n, v| {
+    check("NhwcConv with a stride", Conv, &[17], Removed, |n, v| {
         let x = move_channels(n, v, true);
         let w = n.weight(&[7, 2, 2, C]);
         let y = n.fused("NhwcConv", &[&x, &w], &[attr_ints("strides", &[2, 2])], 1).remove(0);
@@ -139,7 +139,7 @@ fn floats(name: &str, values: &[f32]) -> AttributeProto {
 
 #[test]
 fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
-    check("FusedConv", Conv, &[13, 17], Go, |n, v| {
+    check("FusedConv", Conv, &[13, 17], Removed, |n, v| {
         let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
         let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
         (n.fused("FusedConv", &[v, &w, &b, v], &[activation], 1).remove(0), Some(C))
@@ -151,7 +151,7 @@ fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
         ("Clip", vec![-0.5, 0.7]),
         ("HardSigmoid", vec![0.3, 0.4]),
     ] {
-        check(&format!("FusedConv with {name}"), Conv, &[13], Go, |n, v| {
+        check(&format!("FusedConv with {name}"), Conv, &[13], Removed, |n, v| {
             let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
             let mut attributes = vec![onnx_diffprune::onnx::attr_string("activation", name)];
             attributes.extend((!parameters.is_empty()).then(|| floats("activation_params", &parameters)));
@@ -162,25 +162,25 @@ fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
 
 #[test]
 fn gated_activations_lose_both_halves() {
-    check("BiasSplitGelu", MatMul, &[17], Go, |n, v| {
+    check("BiasSplitGelu", MatMul, &[17], Removed, |n, v| {
         let (w, b) = (n.weight(&[C, 2 * C]), n.weight(&[2 * C]));
         let wide = n.op("MatMul", &[v, &w], &[]);
         let y = n.fused("BiasSplitGelu", &[&wide, &b], &[], 1).remove(0);
         (n.op("Add", &[v, &y], &[]), Some(C))
     });
-    check("BiasSplitGelu of the first layer", MatMul, &[17], Go, |n, v| {
+    check("BiasSplitGelu of the first layer", MatMul, &[17], Removed, |n, v| {
         let b = n.weight(&[C]);
         (n.fused("BiasSplitGelu", &[v, &b], &[], 1).remove(0), Some(C / 2))
     });
-    check("BiasAdd", MatMul, &[17], Go, |n, v| {
+    check("BiasAdd", MatMul, &[17], Removed, |n, v| {
         let (skip, b) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
         (n.fused("BiasAdd", &[v, &b, &skip], &[], 1).remove(0), Some(C))
     });
     for op in ["QuickGelu", "Gelu", "FastGelu"] {
-        check(op, MatMul, &[17], Go, |n, v| (n.fused(op, &[v], &[], 1).remove(0), Some(C)));
+        check(op, MatMul, &[17], Removed, |n, v| (n.fused(op, &[v], &[], 1).remove(0), Some(C)));
     }
     for op in ["BiasGelu", "FastGelu"] {
-        check(op, MatMul, &[17], Go, |n, v| {
+        check(op, MatMul, &[17], Removed, |n, v| {
             let b = n.weight(&[C]);
             (n.fused(op, &[v, &b], &[], 1).remove(0), Some(C))
         });
@@ -195,7 +195,7 @@ fn fused_products_transpose_their_inputs() {
         n.op("Reshape", &[&v, &shape], &[])
     };
     // Attention of `[N, L, heads, D]` over the heads of every token, in the forms that optimizers fuse transposes into.
-    check("FusedMatMul", MatMul, &[17], Go, |n, v| {
+    check("FusedMatMul", MatMul, &[17], Removed, |n, v| {
         let (q, k) = (project(n, v), project(n, v));
         let scores = n.fused("FusedMatMul", &[&q, &k], &[attr_int("transB", 1)], 1).remove(0);
         let scores = n.fused("FusedMatMul", &[&scores, &q], &[attr_int("transA", 1)], 1).remove(0);
@@ -204,7 +204,7 @@ fn fused_products_transpose_their_inputs() {
         (n.op("Add", &[v, &y], &[]), Some(C))
     });
     // Transposes `[L, N, heads, D]` to `[N, heads, L, D]`.
-    check("FusedMatMul with batches transposed", MatMul, &[17], Go, |n, v| {
+    check("FusedMatMul with batches transposed", MatMul, &[17], Removed, |n, v| {
         let mut side = |v: &str| {
             let x = project(n, v);
             n.op("Transpose", &[&x], &[attr_ints("perm", &[1, 0, 2, 3])])

@@ -3,7 +3,7 @@
 use onnx_diffprune::onnx::{attr_int, attr_ints, attr_string};
 
 use super::around::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS};
-use super::{Fate::Go, Fate::Stay, check};
+use super::{Fate::Kept, Fate::Removed, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
@@ -32,40 +32,40 @@ fn slice(n: &mut Builder, v: &str, start: i64, end: i64, axis: i64, step: i64) -
 
 #[test]
 fn slices_remove_channels_of_their_span() {
-    check("halves", Conv, &[9, 10, 13], Go, |n, v| {
+    check("halves", Conv, &[9, 10, 13], Removed, |n, v| {
         let (a, b) = (slice(n, v, 0, 6, 1, 1), slice(n, v, 6, i64::MAX, 1, 1));
         (n.op("Mul", &[&a, &b], &[]), Some(6))
     });
-    check("halves from the end", Conv, &[10, 13], Go, |n, v| {
+    check("halves from the end", Conv, &[10, 13], Removed, |n, v| {
         let (a, b) = (slice(n, v, 0, -6, -3, 1), slice(n, v, -6, i64::from(i32::MAX), 1, 1));
         (n.op("Mul", &[&a, &b], &[]), Some(6))
     });
-    check("a part of the channels", Conv, &[13], Go, |n, v| (slice(n, v, 2, 9, 1, 1), Some(7)));
-    check("one channel", Conv, &[13], Go, |n, v| {
+    check("a part of the channels", Conv, &[13], Removed, |n, v| (slice(n, v, 2, 9, 1, 1), Some(7)));
+    check("one channel", Conv, &[13], Removed, |n, v| {
         let (a, b) = (slice(n, v, 3, 4, 1, 1), slice(n, v, 4, 12, 1, 1));
         (n.op("Mul", &[&a, &b], &[]), Some(8))
     });
-    check("no channel", Conv, &[13], Go, |n, v| {
+    check("no channel", Conv, &[13], Removed, |n, v| {
         let none = slice(n, v, 5, 5, 1, 1);
         (n.op("Concat", &[v, &none], &[attr_int("axis", 1)]), Some(CHANNELS))
     });
-    check("parts that overlap", Conv, &[13], Go, |n, v| {
+    check("parts that overlap", Conv, &[13], Removed, |n, v| {
         let (a, b) = (slice(n, v, 0, 10, 1, 1), slice(n, v, 2, 12, 1, 1));
         (n.op("Add", &[&a, &b], &[]), Some(10))
     });
-    check("every second channel", Conv, &[10, 13], Go, |n, v| (slice(n, v, 0, 12, 1, 2), Some(6)));
-    check("every third, from the end", Conv, &[13], Go, |n, v| (slice(n, v, -2, -100, 1, -3), Some(4)));
-    check("backwards", Conv, &[13], Go, |n, v| (slice(n, v, -1, i64::MIN, 1, -1), Some(CHANNELS)));
-    check("pairs that are apart", Conv, &[13], Go, |n, v| {
+    check("every second channel", Conv, &[10, 13], Removed, |n, v| (slice(n, v, 0, 12, 1, 2), Some(6)));
+    check("every third, from the end", Conv, &[13], Removed, |n, v| (slice(n, v, -2, -100, 1, -3), Some(4)));
+    check("backwards", Conv, &[13], Removed, |n, v| (slice(n, v, -1, i64::MIN, 1, -1), Some(CHANNELS)));
+    check("pairs that are apart", Conv, &[13], Removed, |n, v| {
         let (even, odd) = (slice(n, v, 0, 12, 1, 2), slice(n, v, 1, i64::MAX, 1, 2));
         (n.op("Mul", &[&even, &odd], &[]), Some(6))
     });
-    check("some channels of rows that are apart", StaticConv, &[13], Go, |n, v| {
+    check("some channels of rows that are apart", StaticConv, &[13], Removed, |n, v| {
         let inputs = [[-1, 0], [-9, 99], [1, 2], [-2, 3]].map(|values| n.ints(&values));
         let some = n.op("Slice", &[v, &inputs[0], &inputs[1], &inputs[2], &inputs[3]], &[]);
         (n.op("Relu", &[&some], &[]), Some(4))
     });
-    check("every second row", Conv, &[13], Go, |n, v| (slice(n, v, 1, i64::MAX, 2, 2), Some(CHANNELS)));
+    check("every second row", Conv, &[13], Removed, |n, v| (slice(n, v, 1, i64::MAX, 2, 2), Some(CHANNELS)));
 }
 
 fn joined(n: &mut Builder, parts: &[String]) -> Built {
@@ -77,24 +77,24 @@ fn joined(n: &mut Builder, parts: &[String]) -> Built {
 
 #[test]
 fn splits_remove_channels_of_their_parts() {
-    check("equal parts", Conv, &[9, 11, 13], Go, |n, v| {
+    check("equal parts", Conv, &[9, 11, 13], Removed, |n, v| {
         let parts = n.ops("Split", &[v], &[attr_int("axis", 1)], 3);
         joined(n, &parts)
     });
-    check("a number of parts", Conv, &[18], Go, |n, v| {
+    check("a number of parts", Conv, &[18], Removed, |n, v| {
         let parts = n.ops("Split", &[v], &[attr_int("axis", 1), attr_int("num_outputs", 2)], 2);
         joined(n, &parts)
     });
-    check("named sizes, attribute", Conv, &[9, 11], Go, |n, v| {
+    check("named sizes, attribute", Conv, &[9, 11], Removed, |n, v| {
         let parts = n.ops("Split", &[v], &[attr_int("axis", 1), attr_ints("split", &[5, 7])], 2);
         joined(n, &parts)
     });
-    check("named sizes, input", Conv, &[13, 18], Go, |n, v| {
+    check("named sizes, input", Conv, &[13, 18], Removed, |n, v| {
         let sizes = n.ints(&[5, 7]);
         let parts = n.ops("Split", &[v, &sizes], &[attr_int("axis", 1)], 2);
         joined(n, &parts)
     });
-    check("parts of which one is kept", Conv, &[11, 13, 18], Go, |n, v| {
+    check("parts of which one is kept", Conv, &[11, 13, 18], Removed, |n, v| {
         let x = slice(n, "x", 0, 4, 1, 1);
         let mut attributes = vec![attr_int("axis", 1)];
         attributes.extend((n.opset >= 18).then(|| attr_int("num_outputs", 3)));
@@ -102,7 +102,7 @@ fn splits_remove_channels_of_their_parts() {
         parts[1] = n.op("Add", &[&parts[1], &x], &[]);
         joined(n, &parts)
     });
-    check("a gate", MatMul, &[13], Go, |n, v| {
+    check("a gate", MatMul, &[13], Removed, |n, v| {
         let parts = n.ops("Split", &[v], &[attr_int("axis", -1)], 2);
         let gate = n.op("Sigmoid", &[&parts[1]], &[]);
         (n.op("Mul", &[&parts[0], &gate], &[]), Some(6))
@@ -111,31 +111,31 @@ fn splits_remove_channels_of_their_parts() {
 
 #[test]
 fn gathers_with_constant_indices_remove_channels() {
-    check("one channel", Conv, &[9, 11, 13], Go, |n, v| {
+    check("one channel", Conv, &[9, 11, 13], Removed, |n, v| {
         let (index, target) = (n.ints_of(&[-3], &[]), n.ints(&[0, 1, -1]));
         let one = n.op("Gather", &[v, &index], &[attr_int("axis", 1)]);
         let one = n.op("ReduceMax", &[&one], &[attr_int("keepdims", 1)]);
         let one = n.op("Reshape", &[&one, &target], &[]);
         (n.op("Mul", &[v, &one], &[]), Some(CHANNELS))
     });
-    check("a permutation", Conv, &[9, 13], Go, |n, v| {
+    check("a permutation", Conv, &[9, 13], Removed, |n, v| {
         let indices = n.ints(&(0..CHANNELS).rev().collect::<Vec<_>>());
         (n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]), Some(CHANNELS))
     });
-    check("some, one of them twice", Conv, &[13], Go, |n, v| {
+    check("some, one of them twice", Conv, &[13], Removed, |n, v| {
         let indices = n.ints(&[1, -2, 5, 5]);
         (n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]), Some(4))
     });
-    check("a table of indices", Conv, &[13], Stay, |n, v| {
+    check("a table of indices", Conv, &[13], Kept, |n, v| {
         let indices = n.ints_of(&(0..CHANNELS).collect::<Vec<_>>(), &[3, 4]);
         let v = n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]);
         (n.op("ReduceMean", &[&v], &[attr_ints("axes", &[2])]), None)
     });
-    check("rows", Conv, &[13], Go, |n, v| {
+    check("rows", Conv, &[13], Removed, |n, v| {
         let indices = n.ints(&[0, 1]);
         (n.op("Gather", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
     });
-    check("an embedding", Conv, &[9, 13], Go, |n, v| {
+    check("an embedding", Conv, &[9, 13], Removed, |n, v| {
         let (table, target) = (n.weight(&[10, CHANNELS]), n.ints(&[-1, CHANNELS, 1, 1]));
         let x = n.op("GlobalAveragePool", &["x"], &[]);
         let index = n.op("ArgMax", &[&x], &[attr_int("axis", 1), attr_int("keepdims", 0)]);
@@ -147,11 +147,11 @@ fn gathers_with_constant_indices_remove_channels() {
 
 #[test]
 fn gathered_slices_lose_channels_and_gathered_elements_keep_them() {
-    check("GatherND", StaticConv, &[11, 13, 18], Go, |n, v| {
+    check("GatherND", StaticConv, &[11, 13, 18], Removed, |n, v| {
         let indices = n.ints_of(&[0, 1, -2], &[3, 1]);
         (n.op("GatherND", &[v, &indices], &[]), Some(CHANNELS))
     });
-    check("GatherND within batches", StaticConv, &[13, 18], Go, |n, v| {
+    check("GatherND within batches", StaticConv, &[13, 18], Removed, |n, v| {
         // Two pixels of each image: in one image the same pixel twice, in the other one counted from the end.
         let pixels = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
         let indices = n.ints_of(&[1, 2, 1, 2, 3, -1, 0, 4], &[2, 2, 2]);
@@ -160,19 +160,19 @@ fn gathered_slices_lose_channels_and_gathered_elements_keep_them() {
         let shape = n.ints(&[2, -1, 2, 1]);
         (n.op("Reshape", &[&taken, &shape], &[]), Some(CHANNELS))
     });
-    check("GatherElements", StaticConv, &[11, 13, 18], Go, |n, v| {
+    check("GatherElements", StaticConv, &[11, 13, 18], Removed, |n, v| {
         // Fewer columns than the image has.
         let indices = n.ints_of(&[0, 3, 3, -3, 2].repeat(2 * 12 * 4), &[2, 12, 5, 4]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
     });
-    check("a depthwise kernel that ScatterND writes along the diagonal", StaticConv, &[16, 18], Go, |n, v| {
+    check("a depthwise kernel that ScatterND writes along the diagonal", StaticConv, &[16, 18], Removed, |n, v| {
         let places: Vec<i64> = (0..CHANNELS).flat_map(|channel| [channel, channel]).collect();
         let (shape, places) = (n.ints(&[CHANNELS, CHANNELS, 1, 1]), n.ints_of(&places, &[CHANNELS, 2]));
         let (zeros, updates) = (n.op("ConstantOfShape", &[&shape], &[]), n.weight(&[CHANNELS, 1, 1]));
         let kernel = n.op("ScatterND", &[&zeros, &places, &updates], &[]);
         (n.op("Conv", &[v, &kernel], &[]), Some(CHANNELS))
     });
-    check("ScatterND along another diagonal", StaticConv, &[16], Stay, |n, v| {
+    check("ScatterND along another diagonal", StaticConv, &[16], Kept, |n, v| {
         let places: Vec<i64> = (0..CHANNELS).flat_map(|channel| [channel, CHANNELS - 1 - channel]).collect();
         let (shape, places) = (n.ints(&[CHANNELS, CHANNELS, 1, 1]), n.ints_of(&places, &[CHANNELS, 2]));
         let (zeros, updates) = (n.op("ConstantOfShape", &[&shape], &[]), n.weight(&[CHANNELS, 1, 1]));
@@ -180,7 +180,7 @@ fn gathered_slices_lose_channels_and_gathered_elements_keep_them() {
         (n.op("Conv", &[v, &kernel], &[]), Some(CHANNELS))
     });
     for reduction in [None, Some("add")] {
-        check("ScatterND", StaticConv, &[16, 18], Go, |n, v| {
+        check("ScatterND", StaticConv, &[16, 18], Removed, |n, v| {
             let (first, places) = (n.ints_of(&[0], &[]), n.ints_of(&[0, 1, 1, 2], &[2, 2]));
             let (axis, shape) = (n.ints(&[1]), n.ints(&[1, 6, 1]));
             let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
@@ -214,13 +214,13 @@ fn indices_are_expanded_along_channels() {
             let sizes = n.ints(&sizes);
             n.op(repetition, &[columns, &sizes], &[])
         };
-        check(&format!("GatherElements at {repetition}"), StaticConv, &[11, 16], Go, |n, v| {
+        check(&format!("GatherElements at {repetition}"), StaticConv, &[11, 16], Removed, |n, v| {
             let columns = columns(n);
             let indices = repeated(n, &columns);
             (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 3)]), Some(CHANNELS))
         });
         for reduction in [None, Some("add")] {
-            check(&format!("ScatterElements at {repetition}"), StaticConv, &[16, 18], Go, |n, v| {
+            check(&format!("ScatterElements at {repetition}"), StaticConv, &[16, 18], Removed, |n, v| {
                 let columns = columns(n);
                 let (indices, first) = (repeated(n, &columns), slice(n, v, 0, 1, 3, 1));
                 let attributes = reduction.map(|name| attr_string("reduction", name));
@@ -229,7 +229,7 @@ fn indices_are_expanded_along_channels() {
             });
         }
         // A second consumer keeps all indices.
-        check(&format!("two consumers of {repetition}"), StaticConv, &[16], Stay, |n, v| {
+        check(&format!("two consumers of {repetition}"), StaticConv, &[16], Kept, |n, v| {
             let columns = columns(n);
             let indices = repeated(n, &columns);
             let taken = n.op("GatherElements", &[v, &indices], &[attr_int("axis", 3)]);
@@ -239,7 +239,7 @@ fn indices_are_expanded_along_channels() {
             (n.op("Add", &[&taken, &looked_up], &[]), Some(CHANNELS))
         });
     }
-    check("elements taken along the channels", StaticConv, &[13], Stay, |n, v| {
+    check("elements taken along the channels", StaticConv, &[13], Kept, |n, v| {
         let indices = n.ints_of(&[5, 3, 1, 0, 2, 7, 11, 4, 6, 8, 9, 10].repeat(48), &[2, 12, 4, 6]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 1)]), Some(CHANNELS))
     });
@@ -269,7 +269,7 @@ fn blocks_are_assigned() {
         [&[0, 1, 2, 3, 4, 5], &[-6, -5, -4, -3, -2, -1], &[3, 4, 5], &[0, 2, 4, 6, 8, 10], &[7, 1, 9, 0], &[4]];
     for places in places {
         for around in [Conv, StaticConv] {
-            check(&format!("ScatterND at {places:?}, {around:?}"), around, &[13, 18], Go, |n, v| {
+            check(&format!("ScatterND at {places:?}, {around:?}"), around, &[13, 18], Removed, |n, v| {
                 let (two, own) = (n.float(2.0), n.ints(places));
                 let taken = n.op("Gather", &[v, &own], &[attr_int("axis", 1)]);
                 let updates = n.op("Mul", &[&taken, &two], &[]);
@@ -277,14 +277,14 @@ fn blocks_are_assigned() {
                 (n.op("ScatterND", &[v, &indices, &updates], &[]), Some(CHANNELS))
             });
         }
-        check(&format!("ScatterElements at {places:?}"), StaticConv, &[13], Go, |n, v| {
+        check(&format!("ScatterElements at {places:?}"), StaticConv, &[13], Removed, |n, v| {
             let own: Vec<i64> = places.iter().flat_map(|place| [*place; 24]).collect();
             let indices = n.ints_of(&own.repeat(2), &[2, places.len() as i64, 4, 6]);
             let updates = n.weight(&[2, places.len() as i64, 4, 6]);
             (n.op("ScatterElements", &[v, &indices, &updates], &[attr_int("axis", 1)]), Some(CHANNELS))
         });
     }
-    check("ScatterND of a layer's channels", Conv, &[13], Go, |n, v| {
+    check("ScatterND of a layer's channels", Conv, &[13], Removed, |n, v| {
         let w = n.weight(&[5, CHANNELS, 1, 1]);
         let updates = n.op("Conv", &[v, &w], &[]);
         let indices = grid(n, v, &[0, 3, 4, 5, 11]);
@@ -294,12 +294,12 @@ fn blocks_are_assigned() {
 
 #[test]
 fn whole_values_are_assigned() {
-    check("ScatterND everywhere", StaticConv, &[13], Go, |n, v| {
+    check("ScatterND everywhere", StaticConv, &[13], Removed, |n, v| {
         let zeros = n.floats(&[0.0; 2 * CHANNELS as usize * 24], &[2, CHANNELS, 4, 6]);
         let indices = grid(n, v, &(0..CHANNELS).collect::<Vec<_>>());
         (n.op("ScatterND", &[&zeros, &indices, v], &[]), Some(CHANNELS))
     });
-    check("rows are assigned", StaticConv, &[13], Go, |n, v| {
+    check("rows are assigned", StaticConv, &[13], Removed, |n, v| {
         let (sizes, rows, step) = (n.ints(&[2, CHANNELS, 2, 6]), n.ints(&[1, 3]), n.float(0.5));
         let taken = n.op("Gather", &[v, &rows], &[attr_int("axis", 2)]);
         let updates = n.op("Mul", &[&taken, &step], &[]);
@@ -312,11 +312,11 @@ fn whole_values_are_assigned() {
 
 #[test]
 fn indices_among_channels_keep_all_channels() {
-    check("TopK", MatMul, &[11, 13], Stay, |n, v| {
+    check("TopK", MatMul, &[11, 13], Kept, |n, v| {
         let k = n.ints(&[5]);
         (n.ops("TopK", &[v, &k], &[], 2).swap_remove(0), Some(5))
     });
-    check("ArgMax of channels", Conv, &[13], Stay, |n, v| {
+    check("ArgMax of channels", Conv, &[13], Kept, |n, v| {
         let places = n.op("ArgMax", &[v], &[attr_int("axis", 1)]);
         let places = n.op("Cast", &[&places], &[attr_int("to", 1)]);
         (n.op("Mul", &[v, &places], &[]), Some(CHANNELS))

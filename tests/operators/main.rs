@@ -40,9 +40,9 @@ use support::fixtures::runtime;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// Some are removed.
-    Go,
+    Removed,
     /// All are kept.
-    Stay,
+    Kept,
 }
 
 /// Builds a network with operators between two layers, checks the gradients, prunes, and verifies, for each of the
@@ -72,7 +72,7 @@ fn check(
         ) {
             Ok(cut) => cut,
             Err(error) => {
-                let is_whole = fate == Fate::Stay && error.to_string().contains("nothing can be pruned");
+                let is_whole = fate == Fate::Kept && error.to_string().contains("nothing can be pruned");
                 assert!(is_whole, "{what}: {error}");
                 continue;
             }
@@ -80,7 +80,7 @@ fn check(
         let first = cut.plan.tensors.iter().find(|tensor| tensor.tensor == "first");
         let axis = if around == Around::MatMul { 1 } else { 0 };
         let goes = first.is_some_and(|tensor| tensor.keep.contains_key(&axis));
-        assert_eq!(goes, fate == Fate::Go, "{what}: the channels of the first layer; {:?}", cut.warnings);
+        assert_eq!(goes, fate == Fate::Removed, "{what}: the channels of the first layer; {:?}", cut.warnings);
         write(&model, &cut.rewritten.edits, &out).unwrap_or_else(|error| panic!("{what}: {error}"));
         let kept = kept_axes(&cut.plan, &analysis, &out).unwrap();
         let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime(), &VerifyOptions::default());

@@ -3,7 +3,7 @@
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 
 use super::around::{Around::Conv, Around::StaticConv, CHANNELS};
-use super::{Fate::Go, Fate::Stay, check};
+use super::{Fate::Kept, Fate::Removed, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
@@ -46,15 +46,15 @@ fn reduce(n: &mut Builder, op: &str, v: &str, axes: &[i64], keepdims: i64) -> St
 #[test]
 fn reductions_use_the_kept_channels() {
     for op in REDUCTIONS {
-        check(op, Conv, &[11, 13, 18], Go, |n, v| {
+        check(op, Conv, &[11, 13, 18], Removed, |n, v| {
             let statistic = reduce(n, op, v, &[1], 1);
             (n.op("Add", &[v, &statistic], &[]), Some(CHANNELS))
         });
-        check(&format!("{op} of pixels"), Conv, &[11, 13, 18], Go, |n, v| {
+        check(&format!("{op} of pixels"), Conv, &[11, 13, 18], Removed, |n, v| {
             (reduce(n, op, v, &[-1, 2], 1), Some(CHANNELS))
         });
-        check(op, Conv, &[13, 18], Go, |n, v| (reduce(n, op, v, &[1], 0), None));
-        check(op, Conv, &[13, 18], Go, |n, v| {
+        check(op, Conv, &[13, 18], Removed, |n, v| (reduce(n, op, v, &[1], 0), None));
+        check(op, Conv, &[13, 18], Removed, |n, v| {
             let mut positive = n.op("Sigmoid", &[v], &[]);
             if op == "ReduceProd" {
                 // Near one, so that the product of all elements is finite.
@@ -66,7 +66,7 @@ fn reductions_use_the_kept_channels() {
             (n.op("Mul", &[v, &statistic], &[]), Some(CHANNELS))
         });
     }
-    check("nothing reduced", Conv, &[18], Go, |n, v| {
+    check("nothing reduced", Conv, &[18], Removed, |n, v| {
         (n.op("ReduceMean", &[v], &[attr_int("noop_with_empty_axes", 1)]), Some(CHANNELS))
     });
 }
@@ -74,7 +74,7 @@ fn reductions_use_the_kept_channels() {
 /// Checks a network whose channels are split into rows of three or four, with an operator that mixes one of these
 /// digits.
 fn of_digits(name: &str, build: impl Fn(&mut Builder, &str) -> String) {
-    check(name, StaticConv, &[17], Go, |n, v| {
+    check(name, StaticConv, &[17], Removed, |n, v| {
         let (split, joined) = (n.ints(&[0, 3, 4, 4, 6]), n.ints(&[0, CHANNELS, 4, 6]));
         let v = n.op("Reshape", &[v, &split], &[]);
         let v = build(n, &v);
@@ -124,7 +124,7 @@ fn digits_that_an_operator_mixes_are_kept_whole() {
 #[test]
 fn digits_of_channels_can_be_reduced() {
     for (axes, channels) in [(&[1][..], 4), (&[2], 3)] {
-        check(&format!("ReduceMean along {axes:?}"), StaticConv, &[17], Go, |n, v| {
+        check(&format!("ReduceMean along {axes:?}"), StaticConv, &[17], Removed, |n, v| {
             let split = n.ints(&[0, 3, 4, 4, 6]);
             let v = n.op("Reshape", &[v, &split], &[]);
             let attributes = [attr_ints("axes", axes), attr_int("keepdims", 0)];
@@ -138,7 +138,7 @@ fn pooling_does_not_couple_channels() {
     for op in ["MaxPool", "AveragePool", "LpPool"] {
         for ceil in [0, 1] {
             let opsets: &[i64] = if op == "LpPool" && ceil == 1 { &[18] } else { &[11, 13, 18] };
-            check(op, Conv, opsets, Go, |n, v| {
+            check(op, Conv, opsets, Removed, |n, v| {
                 let mut attributes = vec![
                     attr_ints("kernel_shape", &[3, 3]),
                     attr_ints("strides", &[2, 2]),
@@ -150,13 +150,13 @@ fn pooling_does_not_couple_channels() {
         }
     }
     for op in ["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"] {
-        check(op, Conv, &[9, 13], Go, |n, v| (n.op(op, &[v], &[]), Some(CHANNELS)));
+        check(op, Conv, &[9, 13], Removed, |n, v| (n.op(op, &[v], &[]), Some(CHANNELS)));
     }
 }
 
 #[test]
 fn cumulative_sums_keep_their_axis_whole() {
-    for (axis, fate) in [(2, Go), (1, Stay)] {
+    for (axis, fate) in [(2, Removed), (1, Kept)] {
         check("CumSum", Conv, &[11, 14], fate, |n, v| {
             let axis = n.ints_of(&[axis], &[]);
             (n.op("CumSum", &[v, &axis], &[]), Some(CHANNELS))
@@ -164,11 +164,11 @@ fn cumulative_sums_keep_their_axis_whole() {
     }
     for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
         let attributes = [attr_int("exclusive", exclusive), attr_int("reverse", reverse)];
-        check("CumSum of pixels", Conv, &[14], Go, |n, v| {
+        check("CumSum of pixels", Conv, &[14], Removed, |n, v| {
             let axis = n.ints_of(&[3], &[]);
             (n.op("CumSum", &[v, &axis], &attributes), Some(CHANNELS))
         });
-        check("CumProd", Conv, &[26], Go, |n, v| {
+        check("CumProd", Conv, &[26], Removed, |n, v| {
             let (axis, one) = (n.ints_of(&[3], &[]), n.float(1.0));
             let near_one = n.op("Sigmoid", &[v], &[]);
             let near_one = n.op("Add", &[&near_one, &one], &[]);
@@ -179,12 +179,12 @@ fn cumulative_sums_keep_their_axis_whole() {
 
 #[test]
 fn channels_are_removed_through_quantisation() {
-    check("one scale", Conv, &[10, 13], Go, |n, v| {
+    check("one scale", Conv, &[10, 13], Removed, |n, v| {
         let scale = n.float(0.05);
         let v = n.op("QuantizeLinear", &[v, &scale], &[]);
         (n.op("DequantizeLinear", &[&v, &scale], &[]), Some(CHANNELS))
     });
-    check("a scale per channel", Conv, &[13], Go, |n, v| {
+    check("a scale per channel", Conv, &[13], Removed, |n, v| {
         let scales = n.floats(&[0.05; CHANNELS as usize], &[CHANNELS]);
         let v = n.op("QuantizeLinear", &[v, &scales], &[attr_int("axis", 1)]);
         (n.op("DequantizeLinear", &[&v, &scales], &[attr_int("axis", -3)]), Some(CHANNELS))
@@ -195,7 +195,7 @@ fn channels_are_removed_through_quantisation() {
 #[test]
 fn scales_of_quantised_weights_have_gradients() {
     for (per_channel, has_zero_point) in [(true, true), (true, false), (false, true), (false, false)] {
-        check("DequantizeLinear of a constant", Conv, &[13, 21], Go, |n, v| {
+        check("DequantizeLinear of a constant", Conv, &[13, 21], Removed, |n, v| {
             let values: Vec<f32> = (0..CHANNELS * CHANNELS).map(|at| (at * 37 % 101) as f32).collect();
             let (weight, one) = (n.floats(&values, &[CHANNELS, CHANNELS, 1, 1]), n.float(1.0));
             let integers = n.op("QuantizeLinear", &[&weight, &one], &[]);
@@ -213,7 +213,7 @@ fn scales_of_quantised_weights_have_gradients() {
 
 #[test]
 fn random_numbers_do_not_depend_on_channels() {
-    check("RandomNormal", Conv, &[13], Go, |n, v| {
+    check("RandomNormal", Conv, &[13], Removed, |n, v| {
         let zero = n.float(0.0);
         let noise = n.op("RandomNormal", &[], &[attr_ints("shape", &[1, 1, 1])]);
         let noise = n.op("Mul", &[&noise, &zero], &[]);

@@ -6,7 +6,7 @@ use super::around::{
     Around::{Conv, StaticConv},
     CHANNELS,
 };
-use super::{Fate::Go, Fate::Stay, check};
+use super::{Fate::Kept, Fate::Removed, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
@@ -32,7 +32,7 @@ fn images_are_sampled_channel_by_channel() {
             let attributes =
                 [attr_string("mode", mode), attr_string("padding_mode", padding), attr_int("align_corners", align)];
             let what = format!("GridSample {mode} {padding} {align}");
-            check(&what, StaticConv, &[opset], Go, |n, v| {
+            check(&what, StaticConv, &[opset], Removed, |n, v| {
                 let grid = n.floats(&places, &[2, 3, 5, 2]);
                 (n.op("GridSample", &[v, &grid], &attributes), Some(C))
             });
@@ -40,36 +40,36 @@ fn images_are_sampled_channel_by_channel() {
                 "nearest" => "nearest GridSample at learned positions".to_owned(),
                 _ => format!("{what} at learned positions"),
             };
-            check(&name, StaticConv, &[opset], Go, |n, v| {
+            check(&name, StaticConv, &[opset], Removed, |n, v| {
                 let grid = learned(n, &places, &[2, 3, 5, 2]);
                 (n.op("GridSample", &[v, &grid], &attributes), Some(C))
             });
         }
     }
-    check("GridSample of com.microsoft", StaticConv, &[13, 17], Go, |n, v| {
+    check("GridSample of com.microsoft", StaticConv, &[13, 17], Removed, |n, v| {
         let grid = n.floats(&places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[attr_int("align_corners", 1)], 1).remove(0), Some(C))
     });
-    check("GridSample of com.microsoft at learned positions", StaticConv, &[13], Go, |n, v| {
+    check("GridSample of com.microsoft at learned positions", StaticConv, &[13], Removed, |n, v| {
         let grid = learned(n, &places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
     });
-    check("GridSample of com.microsoft at learned positions, later", StaticConv, &[17], Go, |n, v| {
+    check("GridSample of com.microsoft at learned positions, later", StaticConv, &[17], Removed, |n, v| {
         let grid = learned(n, &places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
     });
-    check("AffineGrid", StaticConv, &[20], Go, |n, v| {
+    check("AffineGrid", StaticConv, &[20], Removed, |n, v| {
         let (theta, size) = (n.weight(&[2, 2, 3]), n.ints(&[2, C, 3, 5]));
         let grid = n.op("AffineGrid", &[&theta, &size], &[]);
         (n.op("GridSample", &[v, &grid], &[]), Some(C))
     });
-    check("RoiAlign", Conv, &[16], Go, |n, v| {
+    check("RoiAlign", Conv, &[16], Removed, |n, v| {
         let rois = n.floats(&[0.0, 0.0, 2.0, 2.0, 1.0, 0.0, 3.0, 2.0], &[2, 4]);
         let batch = n.ints(&[0, 0]);
         let size = [attr_int("output_height", 2), attr_int("output_width", 3)];
         (n.op("RoiAlign", &[v, &rois, &batch], &size), Some(C))
     });
-    check("MaxRoiPool", StaticConv, &[13], Go, |n, v| {
+    check("MaxRoiPool", StaticConv, &[13], Removed, |n, v| {
         let rois = n.floats(&[0.0, 0.0, 0.0, 2.0, 2.0, 1.0, 1.0, 0.0, 3.0, 2.0], &[2, 5]);
         (n.op("MaxRoiPool", &[v, &rois], &[attr_ints("pooled_shape", &[2, 2])]), Some(C))
     });
@@ -98,7 +98,7 @@ fn volumes_are_sampled_channel_by_channel() {
         for (padding, align) in [("zeros", 1), ("border", 0), ("reflection", 0), ("reflection", 1)] {
             let attributes =
                 [attr_string("mode", mode), attr_string("padding_mode", padding), attr_int("align_corners", align)];
-            check(&format!("GridSample {mode} {padding} {align} of volumes"), StaticConv, &[20], Go, |n, v| {
+            check(&format!("GridSample {mode} {padding} {align} of volumes"), StaticConv, &[20], Removed, |n, v| {
                 let v = volumes(n, v);
                 let grid = match mode {
                     "nearest" => n.floats(&places, &[2, 3, 2, 4, 3]),
@@ -110,7 +110,7 @@ fn volumes_are_sampled_channel_by_channel() {
         }
     }
     for align in [0, 1] {
-        check("AffineGrid of volumes", StaticConv, &[20], Go, |n, v| {
+        check("AffineGrid of volumes", StaticConv, &[20], Removed, |n, v| {
             let v = volumes(n, v);
             let (theta, size) = (n.weight_around(&[2, 3, 4], 0.1, 0.3), n.ints(&[2, C, 3, 2, 4]));
             let grid = n.op("AffineGrid", &[&theta, &size], &[attr_int("align_corners", align)]);
@@ -122,13 +122,13 @@ fn volumes_are_sampled_channel_by_channel() {
 
 #[test]
 fn columns_lose_the_channels_of_their_image() {
-    check("Col2Im", StaticConv, &[18], Go, |n, v| {
+    check("Col2Im", StaticConv, &[18], Removed, |n, v| {
         let shape = n.ints(&[2, C, 24]);
         let columns = n.op("Reshape", &[v, &shape], &[]);
         let (image, block) = (n.ints(&[5, 7]), n.ints(&[2, 2]));
         (n.op("Col2Im", &[&columns, &image, &block], &[]), Some(C / 4))
     });
-    check("Col2Im with strides", StaticConv, &[18], Go, |n, v| {
+    check("Col2Im with strides", StaticConv, &[18], Removed, |n, v| {
         let shape = n.ints(&[2, C, 24]);
         let columns = n.op("Reshape", &[v, &shape], &[]);
         let (image, block) = (n.ints(&[8, 6]), n.ints(&[3, 2]));
@@ -141,14 +141,14 @@ fn columns_lose_the_channels_of_their_image() {
 #[test]
 fn cropped_axes_keep_all_channels() {
     for (axes, shape, fate) in [
-        (Some(vec![2, -1]), vec![3, 8], Go),
-        (Some(vec![1, 2]), vec![C, 2], Go),
-        (None, vec![2, C, 3, 6], Go),
-        (Some(vec![2, 3]), vec![7, 3], Go),
-        (Some(vec![1]), vec![C - 2], Stay),
+        (Some(vec![2, -1]), vec![3, 8], Removed),
+        (Some(vec![1, 2]), vec![C, 2], Removed),
+        (None, vec![2, C, 3, 6], Removed),
+        (Some(vec![2, 3]), vec![7, 3], Removed),
+        (Some(vec![1]), vec![C - 2], Kept),
     ] {
         check("CenterCropPad", StaticConv, &[18], fate, |n, v| {
-            let channels = if fate == Stay { C - 2 } else { C };
+            let channels = if fate == Kept { C - 2 } else { C };
             let shape = n.ints(&shape);
             let attributes: Vec<_> = axes.iter().map(|axes| attr_ints("axes", axes)).collect();
             (n.op("CenterCropPad", &[v, &shape], &attributes), Some(channels))
@@ -159,7 +159,7 @@ fn cropped_axes_keep_all_channels() {
 #[test]
 fn transforms_along_positions_leave_channels_alone() {
     for opset in [17, 20] {
-        check("DFT", StaticConv, &[opset], Go, |n, v| {
+        check("DFT", StaticConv, &[opset], Removed, |n, v| {
             let last = n.ints(&[4]);
             let x = n.op("Unsqueeze", &[v, &last], &[]);
             let y = if opset < 20 {
@@ -186,11 +186,11 @@ fn transforms_along_positions_leave_channels_alone() {
         perm.iter().enumerate().for_each(|(at, axis)| back[*axis as usize] = at as i64);
         n.op("Transpose", &[&y], &[attr_ints("perm", &back)])
     };
-    check("ReverseSequence", StaticConv, &[13], Go, |n, v| (turned(n, v, &[0, 2, 1, 3], [1, 0]), Some(C)));
-    check("ReverseSequence of channels", StaticConv, &[13], Stay, |n, v| {
+    check("ReverseSequence", StaticConv, &[13], Removed, |n, v| (turned(n, v, &[0, 2, 1, 3], [1, 0]), Some(C)));
+    check("ReverseSequence of channels", StaticConv, &[13], Kept, |n, v| {
         (turned(n, v, &[0, 1, 2, 3], [1, 0]), Some(C))
     });
-    for (axis, fate) in [(2, Go), (1, Stay)] {
+    for (axis, fate) in [(2, Removed), (1, Kept)] {
         check("Compress", StaticConv, &[13], fate, |n, v| {
             let condition = n.ints(&[1, 0, 1, 1]);
             let condition = n.op("Cast", &[&condition], &[attr_int("to", 9)]);
@@ -198,7 +198,7 @@ fn transforms_along_positions_leave_channels_alone() {
             (y, Some(if axis == 1 { 3 } else { C }))
         });
     }
-    check("Det", StaticConv, &[13], Go, |n, v| {
+    check("Det", StaticConv, &[13], Removed, |n, v| {
         let (starts, ends, axes) = (n.ints(&[1]), n.ints(&[5]), n.ints(&[3]));
         let x = n.op("Slice", &[v, &starts, &ends, &axes], &[]);
         let y = n.op("Det", &[&x], &[]);
@@ -210,13 +210,13 @@ fn transforms_along_positions_leave_channels_alone() {
 #[test]
 fn operators_over_neighbouring_channels_keep_all_channels() {
     for size in [3, 5] {
-        check("LRN", Conv, &[13], Stay, |n, v| {
+        check("LRN", Conv, &[13], Kept, |n, v| {
             let attributes = [attr_int("size", size), attr_float("alpha", 0.5), attr_float("beta", 0.6)];
             (n.op("LRN", &[v], &attributes), Some(C))
         });
     }
     for axes in [None, Some([1, 2, 3])] {
-        check("MeanVarianceNormalization", Conv, &[13], Go, |n, v| {
+        check("MeanVarianceNormalization", Conv, &[13], Removed, |n, v| {
             let attributes: Vec<_> = axes.iter().map(|axes| attr_ints("axes", axes)).collect();
             (n.op("MeanVarianceNormalization", &[v], &attributes), Some(C))
         });

@@ -2,7 +2,7 @@
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::Array;
-use onnx_diffprune::inputs::draw_inputs;
+use onnx_diffprune::inputs::random_inputs;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{AttributeProto, ModelProto, attr_int, attr_ints};
 use onnx_diffprune::runtime::SessionOptions;
@@ -12,7 +12,7 @@ use super::around::{
     Around::{self, Conv, MatMul, StaticConv},
     CHANNELS,
 };
-use super::{Fate::Go, Fate::Stay, check};
+use super::{Fate::Kept, Fate::Removed, check};
 use crate::support::builder::Builder;
 use crate::support::files::save;
 use crate::support::fixtures::runtime;
@@ -78,7 +78,7 @@ fn assert_same(name: &str, file: &ModelProto) {
     assert!(!model.graph().node.iter().any(|node| is_of_sequences(&node.op_type)), "{name}: {:?}", model.graph().node);
     let analysis = analyse(&model).unwrap();
     let sizes = [("N", 2), ("H", 4), ("W", 6), ("L", 5)].map(|(name, size)| (name.to_owned(), size)).into();
-    let inputs = draw_inputs(&analysis, &sizes, 3).unwrap();
+    let inputs = random_inputs(&analysis, &sizes, 3).unwrap();
     let run = |proto: &ModelProto| -> Vec<(String, Array)> {
         let mut session = runtime().session_from_bytes(&proto.encode_to_vec(), &SessionOptions::default()).unwrap();
         session.run(&inputs).unwrap()
@@ -95,22 +95,22 @@ fn assert_same(name: &str, file: &ModelProto) {
 #[test]
 fn channels_of_single_parts_are_removed() {
     check_all(&[
-        ("SplitToSequence in halves", StaticConv, Go, |n, v| {
+        ("SplitToSequence in halves", StaticConv, Removed, |n, v| {
             let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
             let (a, b) = (at(n, &parts, 0), at(n, &parts, -1));
             let gate = n.op("Sigmoid", &[&b], &[]);
             (n.op("Mul", &[&a, &gate], &[]), Some(C / 2))
         }),
-        ("SplitToSequence in sizes", Conv, Go, |n, v| {
+        ("SplitToSequence in sizes", Conv, Removed, |n, v| {
             let sizes = n.ints(&[3, 4, C - 7]);
             let parts = n.op("SplitToSequence", &[v, &sizes], &[attr_int("axis", -3)]);
             (at(n, &parts, 1), Some(4))
         }),
-        ("SplitToSequence with a smaller last part", MatMul, Go, |n, v| {
+        ("SplitToSequence with a smaller last part", MatMul, Removed, |n, v| {
             let parts = split(n, v, Some(5), &[attr_int("axis", -1)]);
             (at(n, &parts, 2), Some(C - 10))
         }),
-        ("SplitToSequence of which all parts are joined", StaticConv, Go, |n, v| {
+        ("SplitToSequence of which all parts are joined", StaticConv, Removed, |n, v| {
             let parts = split(n, v, Some(C / 3), &[attr_int("axis", 1)]);
             (n.op("ConcatFromSequence", &[&parts], &[attr_int("axis", 1)]), Some(C))
         }),
@@ -121,7 +121,7 @@ fn channels_of_single_parts_are_removed() {
 fn parts_of_other_axes_do_not_couple_channels() {
     check_all(&[
         // The queries, keys and values of attention, unbound from `[L, N, 3, C / 3]`.
-        ("SplitToSequence without the axis", MatMul, Go, |n, v| {
+        ("SplitToSequence without the axis", MatMul, Removed, |n, v| {
             let shape = n.ints(&[0, 0, 3, C / 3]);
             let y = n.op("Reshape", &[v, &shape], &[]);
             let parts = split(n, &y, None, &[attr_int("axis", 2), attr_int("keepdims", 0)]);
@@ -129,16 +129,16 @@ fn parts_of_other_axes_do_not_couple_channels() {
             let y = n.op("Mul", &[&q, &k], &[]);
             (n.op("Add", &[&y, &v], &[]), Some(C / 3))
         }),
-        ("SplitToSequence along a symbolic axis", Conv, Go, |n, v| {
+        ("SplitToSequence along a symbolic axis", Conv, Removed, |n, v| {
             let parts = split(n, v, None, &[attr_int("axis", 2)]);
             let (a, b) = (at(n, &parts, 0), at(n, &parts, -1));
             (n.op("Add", &[&a, &b], &[]), Some(C))
         }),
-        ("SplitToSequence along a symbolic axis by two", Conv, Go, |n, v| {
+        ("SplitToSequence along a symbolic axis by two", Conv, Removed, |n, v| {
             let parts = split(n, v, Some(2), &[attr_int("axis", 2)]);
             (at(n, &parts, 1), Some(C))
         }),
-        ("SplitToSequence of rows that are stacked", StaticConv, Go, |n, v| {
+        ("SplitToSequence of rows that are stacked", StaticConv, Removed, |n, v| {
             let parts = split(n, v, None, &[attr_int("axis", 3), attr_int("keepdims", 0)]);
             let rows = n.op("ConcatFromSequence", &[&parts], &[attr_int("axis", -1), attr_int("new_axis", 1)]);
             (rows, Some(C))
@@ -149,12 +149,12 @@ fn parts_of_other_axes_do_not_couple_channels() {
 #[test]
 fn lists_are_built_changed_and_joined() {
     check_all(&[
-        ("SequenceConstruct", StaticConv, Go, |n, v| {
+        ("SequenceConstruct", StaticConv, Removed, |n, v| {
             let y = n.op("Sigmoid", &[v], &[]);
             let list = n.op("SequenceConstruct", &[v, &y], &[]);
             (n.op("ConcatFromSequence", &[&list], &[attr_int("axis", 1)]), Some(2 * C))
         }),
-        ("SequenceInsert and SequenceErase", StaticConv, Go, |n, v| {
+        ("SequenceInsert and SequenceErase", StaticConv, Removed, |n, v| {
             let [y, z] = ["Sigmoid", "Tanh"].map(|op| n.op(op, &[v], &[]));
             let list = n.op("SequenceEmpty", &[], &[]);
             let list = n.op("SequenceInsert", &[&list, v], &[]);
@@ -171,7 +171,7 @@ fn lists_are_built_changed_and_joined() {
             (n.op("Add", &[&both, &one], &[]), Some(C))
         }),
         // The number of parts determines a size. The tensor that depends on it is split again.
-        ("SequenceLength and Identity", StaticConv, Go, |n, v| {
+        ("SequenceLength and Identity", StaticConv, Removed, |n, v| {
             let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
             let parts = n.op("Identity", &[&parts], &[]);
             let length = n.op("SequenceLength", &[&parts], &[]);
@@ -188,7 +188,7 @@ fn lists_are_built_changed_and_joined() {
 #[test]
 fn sequences_with_unknown_positions_keep_all_channels() {
     // The position is that of the largest mean of the rows.
-    check("SequenceAt at a computed position", StaticConv, &[13], Stay, |n, v| {
+    check("SequenceAt at a computed position", StaticConv, &[13], Kept, |n, v| {
         let parts = split(n, v, None, &[attr_int("axis", 2)]);
         let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[0, 1, 3]), attr_int("keepdims", 0)]);
         let position = n.op("ArgMax", &[&mean], &[attr_int("keepdims", 0)]);
@@ -197,7 +197,7 @@ fn sequences_with_unknown_positions_keep_all_channels() {
         (y, Some(C))
     });
     // A sequence with two consumers, one of them at an unknown position.
-    check("SequenceAt twice", StaticConv, &[13], Stay, |n, v| {
+    check("SequenceAt twice", StaticConv, &[13], Kept, |n, v| {
         let parts = split(n, v, None, &[attr_int("axis", 2)]);
         let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[0, 1, 3]), attr_int("keepdims", 0)]);
         let position = n.op("ArgMax", &[&mean], &[attr_int("keepdims", 0)]);
@@ -207,7 +207,7 @@ fn sequences_with_unknown_positions_keep_all_channels() {
         (n.op("Add", &[&y, &z], &[]), Some(C))
     });
     // The tensors that such a sequence is built from.
-    check("SequenceInsert with two consumers", StaticConv, &[13], Stay, |n, v| {
+    check("SequenceInsert with two consumers", StaticConv, &[13], Kept, |n, v| {
         let [y, z] = ["Sigmoid", "Tanh"].map(|op| n.op(op, &[v], &[]));
         let list = n.op("SequenceConstruct", &[v, &y], &[]);
         let list = n.op("SequenceInsert", &[&list, &z], &[]);

@@ -89,7 +89,7 @@ impl Derivatives {
         let graph = built?;
         let runtime = Runtime::open(None).map_err(|e| text(&e))?;
         let mut pass = GradientPass::new(runtime, &graph, &analysis.model, THREADS).map_err(|e| text(&e))?;
-        let mut inputs = onnx_diffprune::inputs::draw_inputs(analysis, &sizes, 1).map_err(|e| text(&e))?;
+        let mut inputs = onnx_diffprune::inputs::random_inputs(analysis, &sizes, 1).map_err(|e| text(&e))?;
         let dims: Vec<usize> = graph.target_shape.iter().map(|size| *size as usize).collect();
         let mut sign = signs(7);
         let target: Vec<f64> = (0..dims.iter().product()).map(|_| sign()).collect();

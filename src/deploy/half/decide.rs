@@ -220,7 +220,7 @@ impl<'a> Decision<'a> {
     }
 
     /// Whether the precision of the inputs matters to a node without float32 outputs. It does not if it only reads sizes.
-    pub(super) fn minds(&self, node: &Node) -> bool {
+    pub(super) fn depends_on_precision(&self, node: &Node) -> bool {
         !self.reads_sizes[node.id]
     }
 

@@ -188,8 +188,8 @@ impl Emitter<'_> {
         let floats_out = node.outputs.iter().flatten().any(|value| is_float(self.facts, *value));
         for (slot, value) in node.inputs.iter().enumerate() {
             let Some(value) = value.filter(|value| is_float(self.facts, *value)) else { continue };
-            let minds = floats_out || decision.minds(node);
-            proto.input[slot] = match minds {
+            let depends_on_precision = floats_out || decision.depends_on_precision(node);
+            proto.input[slot] = match depends_on_precision {
                 true => self.named(value, Kind::of(decision.reads_half(node, slot)))?,
                 false => self.any(value)?,
             };

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
-use crate::lower::session_giving;
+use crate::lower::session_with_outputs;
 use crate::runtime::{Runtime, SessionOptions};
 
 /// Number of bins of a histogram, and of levels of a quantised distribution.
@@ -46,7 +46,7 @@ pub(super) fn ranges(
         ranges.keys().copied().filter(|value| graph.values[*value].producer.is_some()).collect();
     for chunk in computed.chunks(AT_ONCE) {
         let names: Vec<&str> = chunk.iter().map(|value| graph.values[*value].name.as_str()).collect();
-        let mut session = session_giving(runtime, model, &names, &SessionOptions::default())?;
+        let mut session = session_with_outputs(runtime, model, &names, &SessionOptions::default())?;
         let mut counted: Vec<Histogram> = chunk.iter().map(|value| Histogram::over(ranges[value])).collect();
         for inputs in batches {
             let given = taken(&session, inputs);

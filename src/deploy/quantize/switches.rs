@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
-use crate::lower::session_giving;
+use crate::lower::session_with_outputs;
 use crate::onnx::builder::Builder;
 use crate::onnx::names::Names;
 use crate::onnx::{DataType, GraphProto, TensorProto, TypeProto, ValueInfoProto, attr_int, type_proto};
@@ -167,8 +167,8 @@ impl<'a> Switched<'a> {
         let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
         switched.input.push(ValueInfoProto { name: input.clone(), r#type: Some(r#type), ..ValueInfoProto::default() });
         // This measures the rounding alone, without the integer kernels of a runtime.
-        let sessions = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
-        let session = session_giving(runtime, &model.with_graph(switched), &[options.output], &sessions)?;
+        let sessions = SessionOptions { no_qdq_fusion: true, ..SessionOptions::default() };
+        let session = session_with_outputs(runtime, &model.with_graph(switched), &[options.output], &sessions)?;
         Ok(Self { model, session, input })
     }
 

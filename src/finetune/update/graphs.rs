@@ -100,7 +100,7 @@ impl Draft {
         };
         let options = SessionOptions {
             optimization: Optimization::None,
-            takes_memory_late: true,
+            no_memory_pattern: true,
             device,
             ..SessionOptions::default()
         };

@@ -396,7 +396,7 @@ impl CoupleCx<'_> {
         if count <= 1 || count > len || !len.is_multiple_of(count) {
             return Axis::new();
         }
-        self.coupling.spaces.like_multiples(space, len / count, multiple);
+        self.coupling.spaces.prefer_multiples(space, len / count, multiple);
         let outer = self.coupling.spaces.outer_digit(space, len / count, &self.node.name);
         self.whole(outer)
     }

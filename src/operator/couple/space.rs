@@ -126,7 +126,7 @@ pub struct Spaces {
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
     borders: BTreeMap<(SpaceId, usize), String>,
     repeated: BTreeMap<SpaceId, Reason>,
-    liked: BTreeMap<(SpaceId, usize), usize>,
+    preferred: BTreeMap<(SpaceId, usize), usize>,
 }
 
 impl Default for Spaces {
@@ -141,7 +141,7 @@ impl Default for Spaces {
             equal_blocks: std::collections::BTreeSet::new(),
             borders: BTreeMap::new(),
             repeated: BTreeMap::new(),
-            liked: BTreeMap::new(),
+            preferred: BTreeMap::new(),
         }
     }
 }
@@ -194,16 +194,16 @@ impl Spaces {
 
     /// Notes that a kernel accepts the blocks of `block` consecutive indices of a space only if each keeps a multiple
     /// of `multiple`.
-    pub fn like_multiples(&mut self, space: SpaceId, block: usize, multiple: usize) {
+    pub fn prefer_multiples(&mut self, space: SpaceId, block: usize, multiple: usize) {
         if multiple > 1 && block.is_multiple_of(multiple) {
-            self.liked.insert((space, block), multiple);
+            self.preferred.insert((space, block), multiple);
         }
     }
 
     /// Returns the multiple of kept indices per block of `block` consecutive indices that a kernel accepts; 1 if none
     /// asks for any.
     pub fn liked_multiple(&self, space: SpaceId, block: usize) -> usize {
-        self.liked.get(&(space, block)).copied().unwrap_or(1)
+        self.preferred.get(&(space, block)).copied().unwrap_or(1)
     }
 
     /// Returns where axes end within a space: the space, the number of indices in the block between two borders, and

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
-use crate::graph::fact::{Fact, Known, reduced_places, static_shape};
+use crate::graph::fact::{Fact, Known, reduced_positions, static_shape};
 use crate::onnx::attr_ints;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
@@ -111,7 +111,7 @@ impl Reduce {
 
 /// Computes the known elements of the result.
 fn reduced_known(kind: Kind, known: &Known, sizes: &[usize], axes: &[usize]) -> Option<Known> {
-    let places = reduced_places(sizes, axes);
+    let places = reduced_positions(sizes, axes);
     match known {
         Known::Ints(values) => {
             let of = |places: &Vec<usize>| {

@@ -13,7 +13,7 @@ use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{Graph, model};
 use crate::infer::infer;
-use crate::lower::session_giving;
+use crate::lower::session_with_outputs;
 use crate::onnx::DataType;
 use crate::runtime::{Runtime, SessionOptions};
 use crate::write::Staged;
@@ -182,7 +182,7 @@ fn mapped(runtime: &Runtime, (before, made): (&Staged, &Adapted), given: &[Input
     let model = load::load(before.path())?;
     let mut inner = match values.is_empty() {
         true => None,
-        false => Some(session_giving(runtime, &model, &values, &SessionOptions::default())?),
+        false => Some(session_with_outputs(runtime, &model, &values, &SessionOptions::default())?),
     };
     let mut all = Vec::with_capacity(given.len());
     for inputs in given {

@@ -19,7 +19,7 @@ use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{Graph, model};
 use crate::infer::infer;
-use crate::inputs::{check_names, draw_input};
+use crate::inputs::{check_names, random_input};
 use crate::operator::Operators;
 use crate::runtime::{Runtime, RuntimeError, SessionOptions};
 use crate::{lower, ops};
@@ -170,7 +170,7 @@ impl<'a> Subject<'a> {
                     Some((_, array)) => rows(array, &dims, run)?,
                     None => {
                         let known = (&self.model, &self.graph, &self.facts);
-                        draw_input(known, name, &dims, self.options.seed.wrapping_add(run))?
+                        random_input(known, name, &dims, self.options.seed.wrapping_add(run))?
                     }
                 };
                 inputs.push((name.clone(), array));

@@ -45,14 +45,14 @@ impl TextEncoder {
                 .in_file(&options.encoder)
                 .hint("name the output with --text-output")
         })?;
-        Self::giving(session, options, vec![output])
+        Self::with_outputs(session, options, vec![output])
     }
 
     /// Creates an encoder that uses the outputs at these positions.
     ///
     /// # Errors
     /// Fails if an input is neither token ids nor a mask, or if the tokenizer can't be read.
-    pub(in crate::prune) fn giving(
+    pub(in crate::prune) fn with_outputs(
         session: Session,
         options: &TextOptions,
         outputs: Vec<usize>,

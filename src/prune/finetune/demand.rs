@@ -112,7 +112,7 @@ impl<'a> MemoryNeed<'a> {
         let average = if settings.optimizer.ema.is_some() { trained } else { 0 };
         let sums = if samples < batch { trained } else { 0 };
         let kind = settings.update.unwrap_or(UpdateKind::of_device(settings.device));
-        let teacher = match self.teacher.filter(|_| objective.asks_teacher(settings.features.is_some())) {
+        let teacher = match self.teacher.filter(|_| objective.needs_teacher(settings.features.is_some())) {
             Some(of) => footprint(of, parts * samples)?.run().saturating_sub(LIBRARY),
             None => 0,
         };

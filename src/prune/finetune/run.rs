@@ -18,7 +18,7 @@ use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
 use super::settings::FinetuneSettings;
-use super::teaching::Lessons;
+use super::teaching::TeacherSetup;
 use super::weights::TunedWeights;
 use crate::collective::Alone;
 use crate::diffusion::Noising;
@@ -149,10 +149,10 @@ pub(super) fn train(
     let found = recognise(analysis, &recognition(settings))?;
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let (roles, process) = (network.roles(), &network.configured().process);
-    let of_teacher = Lessons::teacher(settings)?;
+    let of_teacher = TeacherSetup::teacher(settings)?;
     let of = MemoryNeed::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
     let (micro_batch, memory) = of.fitted(micro_batch(network, settings)?)?;
-    let lessons = Lessons::new(settings, of_teacher, (analysis, network), micro_batch)?;
+    let lessons = TeacherSetup::new(settings, of_teacher, (analysis, network), micro_batch)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
     notify(watch, Progress::Network(&network.described(&lines)))?;
@@ -331,7 +331,7 @@ impl Run<'_> {
             let is_due = settings.checkpoint_every.is_some_and(|every| at.is_multiple_of(every.max(1)))
                 || self.is_first && saved.elapsed() >= CHECKPOINT_PERIOD;
             // All ranks stop after the same step, and save after the same steps.
-            let [stop, save] = trainer.any_says([stops, is_due])?;
+            let [stop, save] = trainer.any_rank([stops, is_due])?;
             is_stopped = stop;
             if save || is_stopped {
                 if let Some(state) = trainer.state()? {
@@ -346,7 +346,7 @@ impl Run<'_> {
     /// Resumes from the last checkpoint, if requested and there is one.
     fn resume(&mut self, trainer: &mut Trainer<'_>, checkpoints: &Checkpoints<'_>) -> Result<bool, Error> {
         let saved = if self.is_first { checkpoints.resumed()? } else { None };
-        let [is_resumed] = trainer.any_says([saved.is_some()])?;
+        let [is_resumed] = trainer.any_rank([saved.is_some()])?;
         let mut state = None;
         if let Some(saved) = saved {
             (self.evaluations, self.best, state) = (saved.evaluations, saved.best, Some(saved.state));

@@ -7,7 +7,7 @@ use crate::analysis;
 use crate::diffusion::Noising;
 use crate::error::Error;
 use crate::finetune::draw::Draws;
-use crate::finetune::features::{Feature, Kinship};
+use crate::finetune::features::{Correspondence, Feature};
 use crate::finetune::objective::Objective;
 use crate::finetune::teacher::{Teacher, check_interface};
 use crate::finetune::teaching::Teaching;
@@ -15,7 +15,7 @@ use crate::finetune::trainer::CleanSamples;
 use crate::runtime::{Runtime, SessionOptions};
 
 /// The teacher of a run, and the values that are compared with it.
-pub(super) struct Lessons {
+pub(super) struct TeacherSetup {
     /// The teacher. `None`: there is none.
     pub(super) teacher: Option<Analysis>,
     /// The loss.
@@ -26,7 +26,7 @@ pub(super) struct Lessons {
     pub(super) batch: usize,
 }
 
-impl Lessons {
+impl TeacherSetup {
     /// Analyses the teacher of the settings.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Lessons {
             Some(choice) => {
                 let sizes = |of: &analysis::Analysis| roles.sizes(&of.facts, network.sizes(), batch);
                 let kept = settings.cut.as_ref().map(|cut| &cut.rewritten().kept);
-                Kinship::new((&of.0, &sizes(&of.0)), (student, &sizes(student)), kept)?.features(choice)?
+                Correspondence::new((&of.0, &sizes(&of.0)), (student, &sizes(student)), kept)?.features(choice)?
             }
         };
         Ok(Self { teacher, objective, features, batch })
@@ -103,7 +103,7 @@ impl Lessons {
         session: &SessionOptions,
         data: &mut dyn FnMut() -> Result<Box<dyn CleanSamples + 'd>, Error>,
     ) -> Result<Option<Teaching>, Error> {
-        let is_asked = self.objective.asks_teacher(!self.features.is_empty());
+        let is_asked = self.objective.needs_teacher(!self.features.is_empty());
         let Some(of) = self.teacher.as_ref().filter(|_| is_asked) else { return Ok(None) };
         let at = (network.roles(), network.sizes(), self.batch);
         let teacher = Teacher::new(runtime, &of.0, at, &self.features, session)?;
@@ -111,6 +111,6 @@ impl Lessons {
         if self.objective.jacobian == 0.0 {
             return Ok(Some(teaching));
         }
-        teaching.compare_slopes((noising, draws), &mut *data()?).map(Some)
+        teaching.compare_derivatives((noising, draws), &mut *data()?).map(Some)
     }
 }

@@ -3,7 +3,7 @@
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
-use crate::collective::{Collective, told, unshared};
+use crate::collective::{Collective, from_first, unshared};
 use crate::diffusion::Samples;
 use crate::error::Error;
 use crate::gradient::accumulate::{Accumulated, LossPoint};
@@ -40,7 +40,7 @@ pub(in crate::prune) fn of_first(
         total: samples.total,
         source: samples.source.clone(),
     });
-    let Heading { dims, numbers, total, source } = told(ranks, heading.as_ref())?;
+    let Heading { dims, numbers, total, source } = from_first(ranks, heading.as_ref())?;
     let own = made.map(|samples| samples.values.iter().flat_map(|value| value.to_le_bytes()).collect());
     let mut bytes: Vec<u8> = own.unwrap_or_default();
     ranks.broadcast(&mut bytes, 0)?;
@@ -55,7 +55,7 @@ pub(super) fn share_progress(ranks: &dyn Collective, sum: &mut Accumulated) -> R
         return Ok(());
     }
     let own = Progress { curve: sum.curve.clone(), complete: sum.complete };
-    let Progress { curve, complete } = told(ranks, (ranks.rank() == 0).then_some(&own))?;
+    let Progress { curve, complete } = from_first(ranks, (ranks.rank() == 0).then_some(&own))?;
     (sum.visited, sum.curve, sum.complete) = (curve.len(), curve, complete);
     Ok(())
 }

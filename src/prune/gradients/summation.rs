@@ -13,7 +13,7 @@ use super::settling::{self, Settling};
 use super::{CHECKPOINT_SECONDS, ranks};
 use crate::analysis::Analysis;
 use crate::array::Array;
-use crate::collective::first_says;
+use crate::collective::decision_of_first;
 use crate::error::Error;
 use crate::gradient::accumulate::{
     AccumulateOptions, Accumulated, Denoising, LossPoint, Rounds, ThresholdMode, Visited, accumulate_over, losses,
@@ -186,13 +186,13 @@ impl Summation<'_> {
                 let (done, total) = (part.at * total + visited.visited(), part.of * total);
                 notify(watch, Progress::At { stage: Stage::Gradients, done, total })?;
                 let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
-                if first_says(ranks, is_due)? {
+                if decision_of_first(ranks, is_due)? {
                     let sum = visited.sum()?;
                     checkpoint.map_or(Ok(()), |checkpoint| checkpoint.save(sum))?;
                     saved = Instant::now();
                 }
                 if let Some(settling) = &mut settling {
-                    settled = first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
+                    settled = decision_of_first(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
                 }
                 Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };

@@ -12,7 +12,7 @@ use crate::files::{Outputs, unwritable};
 /// Samples that a network generated.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Drawn {
+pub struct GeneratedSamples {
     /// The samples, one per row.
     pub values: ArrayD<f32>,
     /// The recognised roles of inputs and outputs.
@@ -27,7 +27,7 @@ pub struct Drawn {
     pub(super) range: (f64, f64),
 }
 
-impl Drawn {
+impl GeneratedSamples {
     /// Returns the samples as one PNG image of tiles.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::{PROBE_BATCH, PROBED, SEED_OF_PROBE};
 use crate::analysis::Analysis;
 use crate::diffusion::Samples;
 use crate::error::{Error, ErrorKind};
-use crate::refit::{Going, RefitOptions, unexplained};
+use crate::refit::{RefitOptions, RemovalOrder, unexplained};
 use crate::runtime::Runtime;
 use crate::select::order;
 
@@ -88,8 +88,8 @@ fn losses(
                 None => order(&scored.grouping, group, &scored.scores[group]),
             })
             .collect();
-        let going: Vec<Going<'_>> =
-            groups.iter().zip(&orders).map(|(group, order)| Going { group, order: order.as_slice() }).collect();
+        let going: Vec<RemovalOrder<'_>> =
+            groups.iter().zip(&orders).map(|(group, order)| RemovalOrder { group, order: order.as_slice() }).collect();
         let mut progress =
             |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Comparing, done, total });
         scored.losses = unexplained(analysis, &going, probe, &options, runtime, &mut progress)?;

@@ -11,7 +11,7 @@ use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::Watch;
 use super::RefitSettings;
 use crate::array::Array;
-use crate::collective::of_first;
+use crate::collective::run_on_first;
 use crate::diffusion::{Conditioning, DenoisingTask, Sampler, Samples, noise};
 use crate::error::Error;
 use crate::gradient::TARGET;
@@ -54,7 +54,7 @@ impl Clean {
         let ranks = &*settings.options.ranks;
         let (fitted, held_out) = match &options.gradients.data {
             Some(path) => {
-                let available = of_first(ranks, || Samples::available(path, &network.roles().sample.name))?;
+                let available = run_on_first(ranks, || Samples::available(path, &network.roles().sample.name))?;
                 let held_out = settings.held_out.min((available / 5).max(usize::from(available > 1)));
                 (noisy.min(available - held_out), held_out)
             }

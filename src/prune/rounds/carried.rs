@@ -78,7 +78,7 @@ impl<'a> Carried<'a> {
         let graph = &self.cut.analysis().0.graph;
         let (node, _) = graph.values[graph.value(output)?].producer?;
         let slices = &self.cut.rewritten().slices;
-        if slices.replaced().is_gone(node) {
+        if slices.replaced().is_removed(node) {
             return None;
         }
         let value = graph.nodes[node].input(slot)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::collective::{Collective, of_first};
+use crate::collective::{Collective, run_on_first};
 use crate::error::Error;
 use crate::files::{read_text, write_file};
 
@@ -46,7 +46,7 @@ impl RoundFolder {
     ) -> Result<Self, Error> {
         let path = path.into();
         let state =
-            of_first(ranks, || Self::open_first(path.clone(), fingerprint, resumes).map(|folder| folder.state))?;
+            run_on_first(ranks, || Self::open_first(path.clone(), fingerprint, resumes).map(|folder| folder.state))?;
         Ok(Self { path, state, writes: ranks.rank() == 0 })
     }
 

@@ -6,7 +6,7 @@ use onnx_diffprune::data::{Array, ArrayData};
 use onnx_diffprune::npz;
 use serde_json::{Value, json};
 
-use super::{BY_MAGNITUDE, Room, kept};
+use super::{BY_MAGNITUDE, WorkFolder, kept};
 use crate::tool::{run, succeed};
 
 /// Options of a cut by gradients at few timesteps.
@@ -14,42 +14,42 @@ const BY_GRADIENTS: [&str; 8] =
     ["--ratio", "0.5", "--timesteps", "3", "--draw-steps", "2", "--no-refit", "--no-verify"];
 
 /// Prunes a network alone. Returns the JSON and the kept channels.
-fn alone(room: &Room, name: &str, more: &[&str]) -> (Value, Vec<Value>) {
-    let (input, output) = (room.text("sd/unet/model.onnx"), room.text(&format!("{name}.onnx")));
+fn alone(work: &WorkFolder, name: &str, more: &[&str]) -> (Value, Vec<Value>) {
+    let (input, output) = (work.text("sd/unet/model.onnx"), work.text(&format!("{name}.onnx")));
     let arguments = [&[input.as_str(), &output, "--no-latency", "--format", "json"], &BY_GRADIENTS[..], more].concat();
-    (succeed(&arguments).json(), kept(&room.path(&format!("{name}.plan.json"))))
+    (succeed(&arguments).json(), kept(&work.path(&format!("{name}.plan.json"))))
 }
 
 #[test]
 fn the_scheduler_configuration_is_found_and_affects_the_kept_channels() {
-    let room = Room::with("sd_tiny");
-    let scheduler = room.path("sd/scheduler/scheduler_config.json");
-    let result = room.prune(&BY_GRADIENTS);
-    let of_folder = kept(&room.path("slim/unet/model.plan.json"));
+    let work = WorkFolder::with("sd_tiny");
+    let scheduler = work.path("sd/scheduler/scheduler_config.json");
+    let result = work.prune(&BY_GRADIENTS);
+    let of_folder = kept(&work.path("slim/unet/model.plan.json"));
     let of_unet = &result["components"]["unet"];
     assert_eq!(of_unet["pipeline"]["scheduler_config"], json!(scheduler));
     assert_eq!(of_unet["pipeline"]["sample_size"], json!([16, 16]));
     // For the network alone, the configuration is found too, and the same channels are removed as with the option.
-    let (found, of_found) = alone(&room, "found", &[]);
+    let (found, of_found) = alone(&work, "found", &[]);
     assert_eq!((&found["pipeline"]["scheduler_config"], &of_found), (&json!(scheduler), &of_folder));
     assert!(found["gradients"]["process"].as_str().unwrap().contains("scaled_linear"), "{found}");
-    let (_, of_option) = alone(&room, "option", &["--scheduler-config", scheduler.to_str().unwrap()]);
+    let (_, of_option) = alone(&work, "option", &["--scheduler-config", scheduler.to_str().unwrap()]);
     assert_eq!(of_option, of_folder);
     // An option of the user takes precedence.
-    let (other, of_other) = alone(&room, "other", &["--schedule", "linear"]);
+    let (other, of_other) = alone(&work, "other", &["--schedule", "linear"]);
     assert_eq!(other["pipeline"]["scheduler_config"], json!(null));
     assert!(other["gradients"]["process"].as_str().unwrap().contains("schedule linear"), "{other}");
     assert_ne!(of_other, of_folder);
     // An edited configuration changes the choice: the file is parsed, not only named.
     let text = fs::read_to_string(&scheduler).unwrap().replace("\"epsilon\"", "\"v_prediction\"");
     fs::write(&scheduler, text).unwrap();
-    assert_ne!(alone(&room, "edited", &[]).1, of_folder);
+    assert_ne!(alone(&work, "edited", &[]).1, of_folder);
 }
 
 #[test]
 fn the_settings_taken_from_a_pipeline_are_reported() {
-    let room = Room::with("sd_tiny");
-    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    let work = WorkFolder::with("sd_tiny");
+    let (sd, slim) = (work.text("sd"), work.text("slim"));
     let ran = run(&[&[sd.as_str(), &slim, "--no-latency"], &BY_GRADIENTS[..]].concat());
     assert_eq!(ran.code, 0, "{}", ran.err);
     for line in [
@@ -61,35 +61,35 @@ fn the_settings_taken_from_a_pipeline_are_reported() {
     }
     assert!(ran.out.contains(&format!("wrote {slim}")) && ran.out.contains("13 files"), "{}", ran.out);
     // For a network outside a pipeline, nothing is reported.
-    fs::rename(room.path("sd/unet/model.onnx"), room.path("alone.onnx")).unwrap();
-    let ran = run(&[&[room.text("alone.onnx").as_str(), "--dry-run"], &BY_MAGNITUDE[..]].concat());
+    fs::rename(work.path("sd/unet/model.onnx"), work.path("alone.onnx")).unwrap();
+    let ran = run(&[&[work.text("alone.onnx").as_str(), "--dry-run"], &BY_MAGNITUDE[..]].concat());
     assert!(ran.code == 0 && !ran.err.contains("pipeline:"), "{}", ran.err);
 }
 
 #[test]
 fn prompts_are_encoded_by_both_text_encoders() {
-    let room = Room::with("sdxl_tiny");
-    fs::write(room.path("prompts.txt"), "a photo of a cat\n\nlow tea!\n").unwrap();
-    let prompts = room.text("prompts.txt");
+    let work = WorkFolder::with("sdxl_tiny");
+    fs::write(work.path("prompts.txt"), "a photo of a cat\n\nlow tea!\n").unwrap();
+    let prompts = work.text("prompts.txt");
     let gradients = |result: &Value| {
         let network = result["components"]["unet"]["gradients"]["network"].as_array().unwrap().clone();
         network.iter().filter_map(|line| Some(line.as_str()?.rsplit_once(", ")?.1.to_owned())).collect::<Vec<_>>()
     };
-    let given = room.prune(&[&BY_GRADIENTS[..], &["--prompts", &prompts]].concat());
+    let given = work.prune(&[&BY_GRADIENTS[..], &["--prompts", &prompts]].concat());
     assert_eq!(gradients(&given).iter().filter(|how| *how == "given").count(), 3, "{given}");
-    let of_prompts = kept(&room.path("slim/unet/model.plan.json"));
-    let drawn = room.prune(&BY_GRADIENTS);
+    let of_prompts = kept(&work.path("slim/unet/model.plan.json"));
+    let drawn = work.prune(&BY_GRADIENTS);
     assert_eq!(gradients(&drawn).iter().filter(|how| *how == "drawn at random").count(), 3, "{drawn}");
-    assert_ne!(kept(&room.path("slim/unet/model.plan.json")), of_prompts);
+    assert_ne!(kept(&work.path("slim/unet/model.plan.json")), of_prompts);
     // The plan contains no file name of the user.
-    assert!(!fs::read_to_string(room.path("slim/unet/model.plan.json")).unwrap().contains("prompts.txt"));
+    assert!(!fs::read_to_string(work.path("slim/unet/model.plan.json")).unwrap().contains("prompts.txt"));
 }
 
 #[test]
 fn a_decoder_is_refitted_to_the_output_of_the_original() {
-    let room = Room::with("sd_tiny");
+    let work = WorkFolder::with("sd_tiny");
     let options = ["--component-ratio", "vae_decoder=0.4", "--refit-samples", "24"];
-    let result = room.prune(&options);
+    let result = work.prune(&options);
     assert_eq!(result["components"].as_object().unwrap().len(), 1);
     let decoder = &result["components"]["vae_decoder"];
     let (refit, gradients) = (&decoder["refit"], &decoder["gradients"]);
@@ -106,19 +106,19 @@ fn a_decoder_is_refitted_to_the_output_of_the_original() {
         (&decoder["verification"]["passed"], &decoder["cut_verification"]["passed"]),
         (&json!(true), &json!(true))
     );
-    let paths = ["sd/vae_decoder/model.onnx", "slim/vae_decoder/model.onnx"].map(|name| room.text(name));
+    let paths = ["sd/vae_decoder/model.onnx", "slim/vae_decoder/model.onnx"].map(|name| work.text(name));
     succeed(&["verify", &paths[0], &paths[1]]);
 }
 
 #[test]
 fn a_decoder_is_refitted_on_given_latents() {
-    let room = Room::with("sd_tiny");
+    let work = WorkFolder::with("sd_tiny");
     let values = (0..12 * 4 * 64).map(|at| ((at * 37 % 101) as f32 - 50.0) / 40.0).collect();
     let latents = Array { dims: vec![12, 4, 8, 8], data: ArrayData::F32(values) };
-    npz::write(&room.path("latents.npz"), [("sample", &latents)]).unwrap();
-    let data = room.text("latents.npz");
+    npz::write(&work.path("latents.npz"), [("sample", &latents)]).unwrap();
+    let data = work.text("latents.npz");
     let options = ["--components", "vae_decoder", "--criterion", "magnitude", "--ratio", "0.4", "--data", &data];
-    let refit = room.prune(&options)["components"]["vae_decoder"]["refit"].clone();
+    let refit = work.prune(&options)["components"]["vae_decoder"]["refit"].clone();
     assert!(refit["source"].as_str().unwrap().contains("latents.npz"), "{refit}");
     // A fifth of the samples is held out.
     assert_eq!((&refit["losses"]["samples"], refit["samples"].as_u64().unwrap() <= 10), (&json!(2), true), "{refit}");
@@ -126,8 +126,8 @@ fn a_decoder_is_refitted_on_given_latents() {
 
 #[test]
 fn inputs_saved_by_olive_are_read() {
-    let room = Room::with("sd_tiny");
-    let prompt = room.path("data/a prompt");
+    let work = WorkFolder::with("sd_tiny");
+    let prompt = work.path("data/a prompt");
     fs::create_dir_all(&prompt).unwrap();
     let array = |dims: &[usize], value: f32| Array {
         dims: dims.to_vec(),
@@ -142,10 +142,10 @@ fn inputs_saved_by_olive_are_read() {
         }
     }
     npz::write(&prompt.join("latent.npz"), [("latent_sample", &array(&[1, 4, 16, 16], 0.0))]).unwrap();
-    let inputs = room.text("data");
-    let result = room.prune(&[&BY_MAGNITUDE[..], &["--inputs", &inputs]].concat());
+    let inputs = work.text("data");
+    let result = work.prune(&[&BY_MAGNITUDE[..], &["--inputs", &inputs]].concat());
     assert_eq!(result["components"]["unet"]["verification"]["passed"], true);
-    let (found, _) = alone(&room, "olive", &["--inputs", &inputs]);
+    let (found, _) = alone(&work, "olive", &["--inputs", &inputs]);
     assert!(
         found["gradients"]["network"]
             .to_string()
@@ -153,10 +153,10 @@ fn inputs_saved_by_olive_are_read() {
         "{found}"
     );
     // A folder without such files, and one whose array has another shape.
-    let ran = run(&[&room.text("sd"), &room.text("no"), "--ratio", "0.3", "--inputs", &room.text("sd")]);
+    let ran = run(&[&work.text("sd"), &work.text("no"), "--ratio", "0.3", "--inputs", &work.text("sd")]);
     assert!(ran.code == 2 && ran.err.contains("0_unet_input.npz"), "{}", ran.err);
     let (sample, states) = (array(&[1, 4, 16, 16], 0.0), array(&[1, 76, 16], 0.0));
     npz::write(&prompt.join("11_unet_input.npz"), [("sample", &sample), ("encoder_hidden_states", &states)]).unwrap();
-    let ran = run(&[&room.text("sd"), &room.text("no"), "--ratio", "0.3", "--inputs", &inputs]);
+    let ran = run(&[&work.text("sd"), &work.text("no"), "--ratio", "0.3", "--inputs", &inputs]);
     assert!(ran.code == 2 && ran.err.contains("11_unet_input.npz: array"), "{}", ran.err);
 }

@@ -2,31 +2,31 @@
 
 use std::fs;
 
-use super::{Room, files};
+use super::{WorkFolder, files};
 use crate::support::files::listing;
 use crate::tool::run;
 
 /// Runs with these arguments, which must be refused with these words, and must leave no files.
-fn refused(room: &Room, arguments: &[&str], words: &[&str]) {
-    let before = files(room.folder.path());
+fn refused(work: &WorkFolder, arguments: &[&str], words: &[&str]) {
+    let before = files(work.folder.path());
     let ran = run(arguments);
     assert!(ran.code == 1 || ran.code == 2, "{arguments:?}: {}", ran.code);
     for word in words {
         assert!(ran.err.contains(word), "{arguments:?}: expected {word:?} in {}", ran.err);
     }
     assert!(!ran.err.contains(".onnx-diffprune"), "{}", ran.err);
-    assert!(files(room.folder.path()) == before, "{arguments:?} left something");
+    assert!(files(work.folder.path()) == before, "{arguments:?} left something");
 }
 
 #[test]
 fn output_paths_that_conflict_with_existing_files_are_refused() {
-    let room = Room::with("sd_tiny");
-    fs::create_dir_all(room.path("other/kept")).unwrap();
-    fs::write(room.path("other/kept/file"), "mine").unwrap();
-    fs::write(room.path("file"), "mine").unwrap();
-    let sd = room.text("sd");
+    let work = WorkFolder::with("sd_tiny");
+    fs::create_dir_all(work.path("other/kept")).unwrap();
+    fs::write(work.path("other/kept/file"), "mine").unwrap();
+    fs::write(work.path("file"), "mine").unwrap();
+    let sd = work.text("sd");
     let to = |output: &str, words: &[&str]| {
-        refused(&room, &[&sd, &room.text(output), "--ratio", "0.3", "--criterion", "magnitude"], words);
+        refused(&work, &[&sd, &work.text(output), "--ratio", "0.3", "--criterion", "magnitude"], words);
     };
     to("sd", &["the output is the input pipeline", "choose another folder"]);
     to("other/../sd", &["the output is the input pipeline"]);
@@ -36,17 +36,17 @@ fn output_paths_that_conflict_with_existing_files_are_refused() {
     to("file", &["found a file"]);
     to("none/slim", &["there is no folder"]);
     to("out.onnx", &["out.onnx", "expected a folder as the output", "give a folder"]);
-    refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "give a folder", "--dry-run"]);
+    refused(&work, &[&sd, "--ratio", "0.3"], &["no output is given", "give a folder", "--dry-run"]);
     // A file can't become a folder.
-    refused(&room, &[&room.text("sd/unet/model.onnx"), &room.text("other"), "--ratio", "0.3"], &["found a folder"]);
+    refused(&work, &[&work.text("sd/unet/model.onnx"), &work.text("other"), "--ratio", "0.3"], &["found a folder"]);
 }
 
 #[test]
 fn missing_components_are_refused_with_those_that_exist() {
-    let room = Room::with("sd_tiny");
-    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    let work = WorkFolder::with("sd_tiny");
+    let (sd, slim) = (work.text("sd"), work.text("slim"));
     let with = |options: &[&str], words: &[&str]| {
-        refused(&room, &[&[sd.as_str(), &slim, "--ratio", "0.3"], options].concat(), words);
+        refused(&work, &[&[sd.as_str(), &slim, "--ratio", "0.3"], options].concat(), words);
     };
     let names = "text_encoder, unet, vae_decoder, vae_encoder";
     with(&["--components", "transformer"], &["component \"transformer\"", names]);
@@ -61,41 +61,41 @@ fn missing_components_are_refused_with_those_that_exist() {
     with(&["--components", "vae_decoder", "--rounds", "2"], &["denoiser", "rounds"]);
     with(&["--plan", "x.json"], &["--plan", "model.plan.json"]);
     with(&["--size", "heigth=8", "--criterion", "magnitude"], &["no symbolic dimension \"heigth\""]);
-    let unet = room.text("sd/unet/model.onnx");
+    let unet = work.text("sd/unet/model.onnx");
     refused(
-        &room,
-        &[&unet, &room.text("a.onnx"), "--ratio", "0.3", "--components", "unet"],
+        &work,
+        &[&unet, &work.text("a.onnx"), "--ratio", "0.3", "--components", "unet"],
         &["--components", "pipeline"],
     );
 }
 
 #[test]
 fn unreadable_prompt_files_are_refused_by_name() {
-    let room = Room::with("sd_tiny");
-    fs::write(room.path("empty.txt"), "\n \n").unwrap();
-    fs::write(room.path("bytes.txt"), b"a photo of a caf\xe9\n").unwrap();
-    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    let work = WorkFolder::with("sd_tiny");
+    fs::write(work.path("empty.txt"), "\n \n").unwrap();
+    fs::write(work.path("bytes.txt"), b"a photo of a caf\xe9\n").unwrap();
+    let (sd, slim) = (work.text("sd"), work.text("slim"));
     for (name, found) in [("empty.txt", "found none"), ("bytes.txt", "UTF-8")] {
-        let prompts = room.text(name);
+        let prompts = work.text(name);
         let arguments = [&sd, &slim, "--ratio", "0.3", "--prompts", &prompts];
-        refused(&room, &arguments, &[name, found, "--prompts"]);
+        refused(&work, &arguments, &[name, found, "--prompts"]);
     }
 }
 
 #[test]
 fn a_folder_with_files_of_the_user_is_not_replaced() {
-    let room = Room::with("sd_tiny");
-    room.prune(&["--no-verify", "--ratio", "0.3", "--criterion", "magnitude"]);
-    let again = [&room.text("sd"), &room.text("slim"), "--ratio", "0.4", "--criterion", "magnitude", "--no-verify"];
+    let work = WorkFolder::with("sd_tiny");
+    work.prune(&["--no-verify", "--ratio", "0.3", "--criterion", "magnitude"]);
+    let again = [&work.text("sd"), &work.text("slim"), "--ratio", "0.4", "--criterion", "magnitude", "--no-verify"];
     let again: Vec<&str> = again.iter().map(|text| text as &str).collect();
     for (name, shown) in [("unet/notes.txt", "unet/notes.txt"), (".git/config", ".git")] {
-        let place = room.path(&format!("slim/{name}"));
+        let place = work.path(&format!("slim/{name}"));
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, "mine").unwrap();
-        refused(&room, &again, &[shown, "hint: "]);
+        refused(&work, &again, &[shown, "hint: "]);
         fs::remove_file(&place).unwrap();
     }
-    fs::remove_dir(room.path("slim/.git")).unwrap();
+    fs::remove_dir(work.path("slim/.git")).unwrap();
     crate::tool::succeed(&again);
 }
 
@@ -130,16 +130,16 @@ impl Drop for Closed {
 #[cfg(unix)]
 #[test]
 fn missing_permissions_are_reported_with_the_path_that_the_user_gave() {
-    let room = Room::with("sd_tiny");
-    let (sd, slim) = (room.text("sd"), room.text("shut/slim"));
+    let work = WorkFolder::with("sd_tiny");
+    let (sd, slim) = (work.text("sd"), work.text("shut/slim"));
     let arguments = [&sd, &slim, "--ratio", "0.3", "--criterion", "magnitude"].map(|text| text as &str);
-    fs::create_dir(room.path("shut")).unwrap();
-    if let Some(_closed) = Closed::at(room.path("shut"), 0o555) {
+    fs::create_dir(work.path("shut")).unwrap();
+    if let Some(_closed) = Closed::at(work.path("shut"), 0o555) {
         let ran = run(&arguments);
         assert!(ran.code == 2 && ran.err.contains("Permission denied"), "{}", ran.err);
         assert!(ran.err.contains("slim") && !ran.err.contains(".onnx-diffprune"), "{}", ran.err);
     }
-    if let Some(_closed) = Closed::at(room.path("sd/unet"), 0) {
+    if let Some(_closed) = Closed::at(work.path("sd/unet"), 0) {
         let ran = run(&arguments);
         assert!(ran.code == 2 && ran.err.contains("sd/unet: can't be read"), "{}", ran.err);
         assert!(ran.err.contains("check the permissions"), "{}", ran.err);
@@ -148,20 +148,20 @@ fn missing_permissions_are_reported_with_the_path_that_the_user_gave() {
 
 #[test]
 fn folders_that_are_not_pipelines_are_refused() {
-    let room = Room::with("sd_tiny");
-    let (sd, slim) = (room.text("sd"), room.text("slim"));
-    refused(&room, &[&room.text("sd/unet"), &slim, "--ratio", "0.3"], &["unet/model.onnx", "hint: "]);
-    fs::rename(room.path("sd/unet"), room.path("unet")).unwrap();
+    let work = WorkFolder::with("sd_tiny");
+    let (sd, slim) = (work.text("sd"), work.text("slim"));
+    refused(&work, &[&work.text("sd/unet"), &slim, "--ratio", "0.3"], &["unet/model.onnx", "hint: "]);
+    fs::rename(work.path("sd/unet"), work.path("unet")).unwrap();
     let found = "found model_index.json, scheduler, text_encoder, tokenizer, vae_decoder, vae_encoder";
-    refused(&room, &[&sd, &slim, "--ratio", "0.3"], &["unet/model.onnx or transformer/model.onnx", found]);
+    refused(&work, &[&sd, &slim, "--ratio", "0.3"], &["unet/model.onnx or transformer/model.onnx", found]);
     for command in ["inspect", "sample"] {
         let more = if command == "sample" { &["--save-npy", &slim][..] } else { &[] };
-        refused(&room, &[&[command, sd.as_str()], more].concat(), &[found]);
+        refused(&work, &[&[command, sd.as_str()], more].concat(), &[found]);
     }
     // Prompts need text encoders.
-    fs::write(room.path("prompts.txt"), "a cat\n").unwrap();
+    fs::write(work.path("prompts.txt"), "a cat\n").unwrap();
     let arguments =
-        [&room.text("unet/model.onnx"), &room.text("a.onnx"), "--ratio", "0.3", "--prompts", &room.text("prompts.txt")];
-    refused(&room, &arguments.map(|text| text as &str), &["prompts", "--pipeline"]);
-    assert_eq!(listing(room.folder.path()), ["prompts.txt", "sd", "unet"]);
+        [&work.text("unet/model.onnx"), &work.text("a.onnx"), "--ratio", "0.3", "--prompts", &work.text("prompts.txt")];
+    refused(&work, &arguments.map(|text| text as &str), &["prompts", "--pipeline"]);
+    assert_eq!(listing(work.folder.path()), ["prompts.txt", "sd", "unet"]);
 }

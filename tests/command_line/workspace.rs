@@ -9,16 +9,16 @@ use crate::support::files::listing;
 use crate::support::two_convolutions::two_convolutions;
 
 /// A folder with the small network `in.onnx`, and an empty folder beside it.
-pub(crate) struct Desk {
+pub(crate) struct Workspace {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) output: tempfile::TempDir,
 }
 
-impl Desk {
+impl Workspace {
     pub(crate) fn new() -> Self {
-        let desk = Self { folder: tempfile::tempdir().unwrap(), output: tempfile::tempdir().unwrap() };
-        std::fs::write(desk.path("in.onnx"), two_convolutions().encode_to_vec()).unwrap();
-        desk
+        let workspace = Self { folder: tempfile::tempdir().unwrap(), output: tempfile::tempdir().unwrap() };
+        std::fs::write(workspace.path("in.onnx"), two_convolutions().encode_to_vec()).unwrap();
+        workspace
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
