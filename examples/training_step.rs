@@ -1,8 +1,8 @@
 //! Trains a network step by step on request, so that another program can be timed in turn: `scripts/bench_finetune.py`.
 //!
 //! ```text
-//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph]
-//!     [--precision float32|float16] [--provider-option NAME=VALUE]... [--onnxruntime PATH]
+//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--micro-batch M] [--threads N] [--device D]
+//!     [--update kernel|graph] [--precision float32|float16] [--provider-option NAME=VALUE]... [--onnxruntime PATH]
 //! ```
 //!
 //! For every line on standard input, runs one training step (teacher output, forward and backward pass, clipping,
@@ -73,16 +73,17 @@ fn resident() -> u64 {
 fn run(arguments: &[String]) -> Result<(), Failure> {
     let [model, teacher, options @ ..] = arguments else {
         return Err(
-            "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph] \
-             [--precision float32|float16] [--provider-option NAME=VALUE]... [--losses N] [--onnxruntime PATH]".into()
+            "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--micro-batch M] [--threads N] [--device D] \
+             [--update kernel|graph] [--precision float32|float16] [--provider-option NAME=VALUE]... [--losses N] [--onnxruntime PATH]".into()
         );
     };
-    let (mut batch, mut threads, mut library) = (32, None, None);
+    let (mut batch, mut micro_batch, mut threads, mut library) = (32, None, None, None);
     let (mut device, mut update, mut losses) = (Device::Cpu, None, None);
     let (mut provider_options, mut precision) = (Vec::new(), Precision::Float32);
     for pair in options.chunks(2) {
         match pair {
             [name, value] if name == "--batch" => batch = value.parse()?,
+            [name, value] if name == "--micro-batch" => micro_batch = Some(value.parse()?),
             [name, value] if name == "--threads" => threads = Some(value.parse()?),
             [name, value] if name == "--onnxruntime" => library = Some(PathBuf::from(value)),
             [name, value] if name == "--device" => device = value.parse::<Device>()?,
@@ -102,7 +103,8 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let roles = Roles::recognise(&analysis.model, &analysis.graph, &analysis.facts, &RoleNames::default())?;
     let process = ProcessOptions::default().configure(&roles)?.process;
     let given = Sizes::default();
-    let sizes = roles.sizes(&analysis.facts, &given, batch);
+    let micro_batch = micro_batch.unwrap_or(batch);
+    let sizes = roles.sizes(&analysis.facts, &given, micro_batch);
     let optimizer = OptimizerOptions::default();
     let objective = Objective::default();
     let options = GradientOptions {
@@ -118,7 +120,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     drop(graph);
     let session = SessionOptions { threads, device, ..SessionOptions::default() };
     let teacher =
-        Teaching::new(Teacher::new(runtime, &of_teacher, (&roles, &given, batch), &[], &session)?, Vec::new());
+        Teaching::new(Teacher::new(runtime, &of_teacher, (&roles, &given, micro_batch), &[], &session)?, Vec::new());
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
@@ -126,7 +128,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let steps = process.schedule.step_count();
     let draws = Draws { seed: 0, timesteps: TimestepDraw::Uniform, steps, batch };
     let rate = Rate { peak: 1e-4, schedule: RateSchedule::Constant, warmup: 0, steps: u64::MAX };
-    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, update, rate };
+    let of_step = StepOptions { batch, micro_batch, objective, optimizer, update, rate };
     let mut trainer = Trainer::new(pass, Some(teacher), (noising, draws), of_step, Arc::new(Alone))?;
     let mut data = Drawn { draws, dims: roles.sample.dims(&sizes)?, position: 0 };
     if let Some(count) = losses {

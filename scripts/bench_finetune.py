@@ -1,14 +1,15 @@
 """Measures a step of fine-tuning: the tool against PyTorch, eager and compiled, on the same networks, batch and threads.
 
     python scripts/bench_finetune.py [--networks ddpm_fashion16,ddpm_cifar10] [--batches 32,128] [--threads 2] [--steps 7]
-        [--no-compile] [--apart]
+        [--no-compile] [--apart] [--micro-batch N]
 
 A step consists of the teacher's output, forward and backward pass, clipping by the global norm, AdamW and a moving
 average of the weights. The trained network and its teacher have the same architecture (diffusers' UNet2DModel, random
 weights). Three processes take turns: the example `training_step`, PyTorch in eager mode, and PyTorch with both networks
 under `torch.compile`. Prints Markdown: the median time of a step of each, the median of the ratios of neighbouring
 steps, and the peaks of resident memory. With `--apart` every turn starts its process anew, runs one step to warm up and
-one that counts, so that only one process takes memory at a time.
+one that counts, so that only one process takes memory at a time. With `--micro-batch N` the tool runs the batch in parts
+of N samples, as `finetune --micro-batch` does; PyTorch always runs the whole batch.
 
 Needs torch and diffusers (`requirements-export.txt`) and `cargo build --release --example training_step`.
 """
@@ -90,6 +91,8 @@ def apart(commands: list[list[str]], steps: int) -> tuple[list[list[float]], lis
 
 def measure(example: str, models: list[str], name: str, batch: int, threads: int, options) -> str:
     commands = [[example, *models, "--batch", str(batch), "--threads", str(threads)]]
+    if options.micro_batch:
+        commands[0] += ["--micro-batch", str(min(batch, options.micro_batch))]
     kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
     commands += [[sys.executable, __file__, "--serve", name, str(batch), str(threads), kind] for kind in kinds]
     times, peaks, own = (apart if options.apart else together)(commands, options.steps)
@@ -106,6 +109,7 @@ def main() -> None:
     parser.add_argument("--threads", default="2")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--micro-batch", type=int, help="samples of a run of the tool's graph; default: the batch")
     parser.add_argument("--apart", action="store_true", help="one process at a time, started anew for every turn")
     parser.add_argument("--example", default=str(ROOT / "target/release/examples/training_step"))
     parser.add_argument("--serve", nargs=4, metavar=("NETWORK", "BATCH", "THREADS", "KIND"), help=argparse.SUPPRESS)
