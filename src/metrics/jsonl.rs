@@ -108,7 +108,7 @@ mod tests {
         lines.write(2, &json!({"step": 9, "loss": 0.25})).unwrap();
         let three = "{\"step\":1,\"loss\":0.5,\"rate\":null}\n{\"step\":1}\n{\"step\":2,\"loss\":0.25}\n";
         assert_eq!(text(&path), three);
-        assert!(lines.write(3, &[1]).unwrap_err().to_string().contains("expected an object"));
+        assert!(lines.write(3, &[1]).unwrap_err().to_string().contains("expected a JSON object"));
         drop(lines);
         // The state after a kill in the middle of a line.
         std::fs::write(&path, format!("{three}{{\"step\":3,\"lo")).unwrap();

@@ -182,7 +182,7 @@ fn arrays_with_wrong_headers_are_errors() {
         std::fs::write(&path, bytes).unwrap();
         open(&path, &[1, 1, 2, 2]).unwrap_err()
     };
-    assert!(claim("(4,1,2,2,)", "(9,1,2,2,)").contains("needs 144 bytes, at most 64"));
+    assert!(claim("(4,1,2,2,)", "(9,1,2,2,)").contains("needs 144 bytes"));
     assert!(claim("(4,1,2,2,)", "(nan,1,2,)").contains("\"nan\" is not a size"));
     assert!(claim("(4,1,2,2,)", "(-4,1,2,2)").contains("not a size"));
     assert!(claim("<f4", "<c8").contains("<c8"));
