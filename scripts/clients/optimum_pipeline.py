@@ -21,7 +21,7 @@ PROMPT = "a photo of a cat"
 TOLERANCE = 1e-6
 
 
-class GeneratedSamples:
+class Drawn:
     """Images and latents of a pipeline, with inputs and outputs of its U-Net at every step."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ class GeneratedSamples:
 
 def main() -> None:
     folders = [Path(name) for name in sys.argv[1:3]]
-    original, pruned = (GeneratedSamples(folder) for folder in folders)
+    original, pruned = (Drawn(folder) for folder in folders)
     failed = []
 
     def expect(is_right: bool, text: str) -> None:

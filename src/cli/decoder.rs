@@ -77,7 +77,7 @@ fn edges(pipeline: &Pipeline) -> Option<(usize, usize)> {
 
 /// Returns normally distributed latents.
 fn drawn(pipeline: &Pipeline, (factor, shift): (f64, f64)) -> OutputSamples {
-    OutputSamples::GeneratedSamples { mean: 0.0, deviation: 1.0, edges: edges(pipeline) }.as_decoded(factor, shift)
+    OutputSamples::Random { mean: 0.0, deviation: 1.0, edges: edges(pipeline) }.as_decoded(factor, shift)
 }
 
 /// Returns the latents of the data. Without data, they are generated with the denoiser, or normally distributed if that

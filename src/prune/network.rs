@@ -1,6 +1,6 @@
 //! A denoising network: the roles of its inputs, its loss on clean samples, and samples from it.
 
-mod drawn;
+mod generated;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::lower;
 use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::ops;
 use crate::runtime::{self, SessionOptions, available_memory};
-pub use drawn::GeneratedSamples;
+pub use generated::GeneratedSamples;
 
 /// The roles of a denoising network's inputs, how it was trained, and its conditioning.
 #[derive(Clone, Debug, Default)]

@@ -34,7 +34,7 @@ pub enum Task {
 #[derive(Clone, Debug)]
 pub enum OutputSamples {
     /// Random samples with a normal distribution.
-    GeneratedSamples {
+    Random {
         /// Their mean.
         mean: f64,
         /// Their standard deviation.
@@ -87,8 +87,8 @@ impl OutputSamples {
                 let values = Arc::new(Array { dims: values.dims.clone(), data: ArrayData::F32(scaled) });
                 Self::Given { values, source }
             }
-            Self::GeneratedSamples { mean, deviation, edges } => {
-                Self::GeneratedSamples { mean: mean / factor + shift, deviation: deviation / factor.abs(), edges }
+            Self::Random { mean, deviation, edges } => {
+                Self::Random { mean: mean / factor + shift, deviation: deviation / factor.abs(), edges }
             }
         }
     }
@@ -96,7 +96,7 @@ impl OutputSamples {
     /// Returns the number of given samples; `None` if they are random.
     pub(super) fn rows(&self) -> Option<usize> {
         match self {
-            Self::GeneratedSamples { .. } => None,
+            Self::Random { .. } => None,
             Self::Given { values, .. } => values.dims.first().copied(),
         }
     }
@@ -104,7 +104,7 @@ impl OutputSamples {
     /// Returns the sizes of the last two axes, if known.
     fn edges(&self) -> Option<(usize, usize)> {
         match self {
-            Self::GeneratedSamples { edges, .. } => *edges,
+            Self::Random { edges, .. } => *edges,
             Self::Given { values, .. } => match values.dims.as_slice() {
                 [.., height, width] if values.dims.len() >= 4 => Some((*height, *width)),
                 _ => None,

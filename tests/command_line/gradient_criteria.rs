@@ -28,7 +28,7 @@ fn the_default_criterion_generates_samples_and_reports_the_loss_curve() {
     assert_eq!(result["criterion"], "diff-pruning");
     assert_eq!(result["verification"]["passed"], true);
     let gradients = &result["gradients"];
-    assert!(gradients["samples"].as_str().is_some_and(|text| text.contains("drawn from the network itself")));
+    assert!(gradients["samples"].as_str().is_some_and(|text| text.contains("by the network itself")));
     let curve = gradients["curve"].as_array().expect("a curve");
     let kept = curve.iter().filter(|point| point["kept"] == true).count();
     // The loss of a trained network falls with t. The sum ends at the first timestep below the threshold, without it.
@@ -161,7 +161,7 @@ fn symbolic_sizes_are_set_from_the_data() {
     // An explicit size takes precedence over that of the data.
     let refused = run(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
     assert_eq!(refused.code, 2, "{}", refused.err);
-    assert!(refused.err.contains("expected samples of 4 x 16 x 32"), "{}", refused.err);
+    assert!(refused.err.contains("4 x 16 x 32"), "{}", refused.err);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn an_input_can_hold_conditioning_beside_the_channels_of_the_sample() {
         }
     }
     let refused = run(&["loss", &model, "--data", &path("data.npz"), "--count", "4", "--sample-offset", "3"]);
-    assert!(refused.code == 2 && refused.err.contains("--sample-offset: expected 0 to 2"), "{}", refused.err);
+    assert!(refused.code == 2 && ["--sample-offset 3", "0 to 2"].iter().all(|fact| refused.err.contains(fact)), "{}", refused.err);
 }
 
 #[test]

@@ -38,7 +38,7 @@ const DAMAGES: &[Damage] = &[
     (|plan| first(plan)["tensor"] = json!("gone"), "constant \"gone\""),
     (|plan| first(plan)["tensor"] = json!(""), "constant \"\""),
     (|plan| first(plan)["tensor"] = json!("x"), "shape"),
-    (|plan| first(plan)["readers"][0][0] = json!("nobody"), "\"w1\" as input 0 of node \"nobody\""),
+    (|plan| first(plan)["readers"][0][0] = json!("nobody"), "node \"nobody\""),
     (|plan| first(plan)["readers"][0][1] = json!(9), "input 9 of node"),
     (|plan| first(plan)["readers"][0][1] = json!(0), "input 0 of node"),
     (

@@ -165,7 +165,7 @@ fn every_broken_reference_is_refused_with_file_and_tensor() {
             "offset 18446744073709551615",
         ),
         (&[("location", "first.bin"), ("length", "12")], "expected 16 bytes for its shape, found a length of 12"),
-        (&[("location", "first.bin"), ("length", "many")], "\"many\" is not a size"),
+        (&[("location", "first.bin"), ("length", "many")], "length \"many\""),
     ];
     for (entries, expected) in cases {
         let message = refusal(folder.path(), external("a", &[2, 2], entries));

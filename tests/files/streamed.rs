@@ -52,7 +52,7 @@ fn sliced_weights_are_streamed_from_safetensors_and_raw_files() {
     // The file is read during the write. It has been truncated by then.
     std::fs::write(&spilled, [0; 100]).unwrap();
     let refused = write(&model, &edits, &folder.path().join("short.onnx")).unwrap_err().to_string();
-    assert!(refused.contains("spill.raw") && refused.contains("expected 1152 bytes"), "{refused}");
+    assert!(refused.contains("spill.raw") && refused.contains("1152 bytes"), "{refused}");
     assert_eq!(listing(folder.path()), ["net.onnx", "out.onnx", "spill.raw", "trained.safetensors"]);
 }
 

@@ -44,7 +44,7 @@ pub(in crate::prune) fn samples(
     dims[0] = count;
     let fail = |text: String| Error::usage(text).in_file(network.path());
     match of {
-        OutputSamples::GeneratedSamples { mean, deviation, .. } => {
+        OutputSamples::Random { mean, deviation, .. } => {
             let values = noise(&dims, count, seed).mapv(|value| value * *deviation as f32 + *mean as f32);
             let source = format!("{count} samples from a normal distribution (mean {mean}, deviation {deviation:.3})");
             Ok(Samples { values, numbers: (0..count).collect(), total: None, source })

@@ -75,7 +75,7 @@ fn unreadable_prompt_files_are_refused_by_name() {
     fs::write(work.path("empty.txt"), "\n \n").unwrap();
     fs::write(work.path("bytes.txt"), b"a photo of a caf\xe9\n").unwrap();
     let (sd, slim) = (work.text("sd"), work.text("slim"));
-    for (name, found) in [("empty.txt", "found none"), ("bytes.txt", "UTF-8")] {
+    for (name, found) in [("empty.txt", "no prompt"), ("bytes.txt", "UTF-8")] {
         let prompts = work.text(name);
         let arguments = [&sd, &slim, "--ratio", "0.3", "--prompts", &prompts];
         refused(&work, &arguments, &[name, found, "--prompts"]);
