@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .activations import sigmoid, softplus
+from .activations import gelu_tanh, sigmoid, softplus
 from .case import MICROSOFT, Case, Draw, exact
 
 
@@ -80,11 +80,78 @@ ACTIVATIONS = {
     "Softsign": ({}, lambda x: x / (1 + np.abs(x))),
     "LeakyRelu": ({"activation_alpha": 0.3}, lambda x: np.where(x > 0, x, 0.3 * x)),
     "Elu": ({"activation_alpha": 0.8}, lambda x: np.where(x > 0, x, 0.8 * (np.exp(x) - 1))),
+    "ThresholdedRelu": ({"activation_alpha": 0.2}, lambda x: np.where(x > 0.2, x, 0)),
     "HardSigmoid": (
         {"activation_alpha": 0.3, "activation_beta": 0.4},
         lambda x: np.clip(0.3 * x + 0.4, 0, 1),
     ),
 }
+
+
+def log_softmax(x, axis=-1):
+    """The logarithm of a softmax along one axis."""
+    x = x - x.max(axis, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis, keepdims=True))
+
+
+# Activations that only FusedMatMulActivation has here.
+OF_PRODUCTS = ACTIVATIONS | {
+    "Selu": (
+        {"activation_alpha": 1.5, "activation_gamma": 1.2},
+        lambda x: 1.2 * np.where(x > 0, x, 1.5 * (np.exp(x) - 1)),
+    ),
+    "LogSoftmax": ({}, log_softmax),
+    "Softmax": ({}, lambda x: np.exp(log_softmax(x))),
+}
+
+
+def product_activation_cases(dtype: str) -> Iterator[Case]:
+    """FusedMatMulActivation, which has no kernel on the CPU."""
+
+    def one(variant, a_shape, b_shape, function, attributes, product=None, opset=17):
+        product = product or {}
+        draw = Draw(f"activated {variant}", dtype)
+        a = draw.normal(*stored(a_shape, product.get("transBatchA"), product.get("transA")))
+        b = draw.normal(*stored(b_shape, product.get("transBatchB"), product.get("transB")))
+        return Case(
+            f"{MICROSOFT}.FusedMatMulActivation",
+            variant,
+            dtype,
+            [a, b],
+            exact(lambda a, b: function(fused_matmul(a, b, **product)), a, b, dtype=dtype),
+            attributes | product,
+            opset=opset,
+            weights=(1,),
+            kernel=False,
+        )
+
+    for name, (parameters, function) in OF_PRODUCTS.items():
+        yield one(name, (2, 3, 4), (4, 5), function, {"activation": name, **parameters})
+    for flags in itertools.product((0, 1), repeat=4):
+        product = {"alpha": -0.25, **dict(zip(("transA", "transB", "transBatchA", "transBatchB"), flags))}
+        variant = ", ".join(f"{key} {value}" for key, value in product.items())
+        attributes = {"activation": "Tanh"}
+        yield one(variant, (2, 3, 5, 4), (2, 3, 4, 6), np.tanh, attributes, product)
+    # Before opset 13, the standard softmax flattens the axes from the given one on; this one never does.
+    for axis, opset in itertools.product((0, 1, 2, -1, -2), (10, 12, 13)):
+        attributes = {"activation": "Softmax", "activation_axis": axis}
+        variant = f"Softmax, axis {axis}, opset {opset}"
+        yield one(variant, (2, 3, 4), (4, 5), lambda x, axis=axis: np.exp(log_softmax(x, axis)), attributes, opset=opset)
+    softmax = {"activation": "Softmax"}
+    for a_shape, b_shape in [((4,), (4, 5)), ((3, 4), (4,)), ((3, 4), (2, 4, 5))]:
+        variant = f"Softmax, {list(a_shape)} by {list(b_shape)}"
+        yield one(variant, a_shape, b_shape, lambda x: np.exp(log_softmax(x)), softmax, opset=11)
+
+
+def gemm_fast_gelu_cases(dtype: str) -> Iterator[Case]:
+    """GemmFastGelu, which has no kernel on the CPU."""
+    for x_shape, has_bias in itertools.product(((3, 4), (2, 3, 4), (2, 3, 2, 4)), (False, True)):
+        draw = Draw(f"gemm fast gelu {x_shape}", dtype)
+        inputs = [draw.normal(*x_shape), draw.normal(4, 5), *([draw.normal(5)] if has_bias else [])]
+        variant = f"rank {len(x_shape)}, bias {'of 5' if has_bias else 'omitted'}"
+        expected = exact(lambda x, w, bias=0.0: gelu_tanh(x @ w + bias), *inputs, dtype=dtype)
+        weights = tuple(range(1, len(inputs)))
+        yield Case(f"{MICROSOFT}.GemmFastGelu", variant, dtype, inputs, expected, weights=weights, kernel=False)
 
 
 def gemm_cases(dtype: str) -> Iterator[Case]:
@@ -119,4 +186,6 @@ def gemm_cases(dtype: str) -> Iterator[Case]:
 def cases(dtype: str) -> Iterator[Case]:
     """All cases of this family."""
     yield from product_cases(dtype)
+    yield from product_activation_cases(dtype)
+    yield from gemm_fast_gelu_cases(dtype)
     yield from gemm_cases(dtype)

@@ -1,7 +1,7 @@
 //! Operators that ONNX Runtime's optimizers fuse: norms with a preceding addition, convolutions and norms with channels
 //! last, gated activations.
 
-use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints};
+use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints, attr_string};
 
 use super::around::{
     Around::{Conv, MatMul},
@@ -18,6 +18,9 @@ pub(super) const ALL: &[fn()] = &[
     the_addend_of_a_fused_convolution_loses_the_same_channels,
     gated_activations_lose_both_halves,
     fused_products_transpose_their_inputs,
+    fused_products_apply_an_activation,
+    a_softmax_of_a_fused_product_acts_on_what_is_kept,
+    a_product_with_fast_gelu_loses_what_its_bias_loses,
 ];
 
 const C: i64 = CHANNELS;
@@ -141,7 +144,7 @@ fn floats(name: &str, values: &[f32]) -> AttributeProto {
 fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
     check("FusedConv", Conv, &[13, 17], Removed, |n, v| {
         let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
-        let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
+        let activation = attr_string("activation", "Relu");
         (n.fused("FusedConv", &[v, &w, &b, v], &[activation], 1).remove(0), Some(C))
     });
     for (name, parameters) in [
@@ -153,7 +156,7 @@ fn the_addend_of_a_fused_convolution_loses_the_same_channels() {
     ] {
         check(&format!("FusedConv with {name}"), Conv, &[13], Removed, |n, v| {
             let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
-            let mut attributes = vec![onnx_diffprune::onnx::attr_string("activation", name)];
+            let mut attributes = vec![attr_string("activation", name)];
             attributes.extend((!parameters.is_empty()).then(|| floats("activation_params", &parameters)));
             (n.fused("FusedConv", &[v, &w, &b], &attributes, 1).remove(0), Some(C))
         });
@@ -219,4 +222,76 @@ fn fused_products_transpose_their_inputs() {
         let y = n.op("Reshape", &[&y, &shape], &[]);
         (n.op("Add", &[v, &y], &[]), Some(C))
     });
+}
+
+#[test]
+fn fused_products_apply_an_activation() {
+    for (name, parameters) in [
+        ("Relu", vec![]),
+        ("Sigmoid", vec![]),
+        ("Softplus", vec![]),
+        ("Softsign", vec![]),
+        ("Tanh", vec![]),
+        ("Elu", vec![("activation_alpha", 0.7)]),
+        ("LeakyRelu", vec![("activation_alpha", 0.2)]),
+        ("ThresholdedRelu", vec![("activation_alpha", 0.1)]),
+        ("HardSigmoid", vec![("activation_alpha", 0.3), ("activation_beta", 0.4)]),
+        ("Selu", vec![("activation_alpha", 1.5), ("activation_gamma", 1.2)]),
+    ] {
+        check(&format!("FusedMatMulActivation with {name}"), MatMul, &[13, 17], Removed, |n, v| {
+            let w = n.weight(&[7, C]);
+            let mut attributes = vec![attr_string("activation", name), attr_int("transB", 1), attr_float("alpha", 0.5)];
+            attributes.extend(parameters.iter().map(|(name, value)| attr_float(name, *value)));
+            (n.fused("FusedMatMulActivation", &[v, &w], &attributes, 1).remove(0), Some(7))
+        });
+    }
+}
+
+#[test]
+fn a_softmax_of_a_fused_product_acts_on_what_is_kept() {
+    for activation in ["Softmax", "LogSoftmax"] {
+        // Over channels, over positions, and over samples.
+        for axis in [None, Some(2), Some(1), Some(0)] {
+            let name = format!("FusedMatMulActivation with {activation} along {axis:?}");
+            check(&name, MatMul, &[9, 12, 17], Removed, |n, v| {
+                let w = n.weight(&[C, C]);
+                let mut attributes = vec![attr_string("activation", activation)];
+                attributes.extend(axis.map(|axis| attr_int("activation_axis", axis)));
+                (n.fused("FusedMatMulActivation", &[v, &w], &attributes, 1).remove(0), Some(C))
+            });
+        }
+    }
+    // `[L, N, heads, D]` becomes `[N, heads, L, D]`.
+    check("FusedMatMulActivation with batches transposed", MatMul, &[17], Removed, |n, v| {
+        let mut side = |v: &str| {
+            let (w, shape) = (n.weight(&[C, C]), n.ints(&[0, 0, 3, C / 3]));
+            let x = n.op("MatMul", &[v, &w], &[]);
+            let x = n.op("Reshape", &[&x, &shape], &[]);
+            n.op("Transpose", &[&x], &[attr_ints("perm", &[1, 0, 2, 3])])
+        };
+        let (q, k, x) = (side(v), side(v), side(v));
+        let names = ["transBatchA", "transBatchB", "transB"];
+        let mut attributes: Vec<AttributeProto> = names.map(|name| attr_int(name, 1)).to_vec();
+        attributes.push(attr_string("activation", "Softmax"));
+        let shares = n.fused("FusedMatMulActivation", &[&q, &k], &attributes, 1).remove(0);
+        let attributes = [attr_int("transA", 1), attr_int("transBatchB", 1), attr_string("activation", "Tanh")];
+        let y = n.fused("FusedMatMulActivation", &[&shares, &x], &attributes, 1).remove(0);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let shape = n.ints(&[0, 0, C]);
+        let y = n.op("Reshape", &[&y, &shape], &[]);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+}
+
+#[test]
+fn a_product_with_fast_gelu_loses_what_its_bias_loses() {
+    for has_bias in [false, true] {
+        check(&format!("GemmFastGelu, with a bias: {has_bias}"), MatMul, &[13, 17], Removed, |n, v| {
+            let mut inputs = vec![v.to_owned(), n.weight(&[C, C])];
+            inputs.extend(has_bias.then(|| n.weight(&[C])));
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let y = n.fused("GemmFastGelu", &inputs, &[], 1).remove(0);
+            (n.op("Add", &[v, &y], &[]), Some(C))
+        });
+    }
 }

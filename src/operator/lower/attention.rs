@@ -2,7 +2,7 @@
 
 use super::LowerCx;
 use crate::graph::dim::Dim;
-use crate::onnx::{DataType, attr_int, attr_ints};
+use crate::onnx::{DataType, attr_ints};
 use crate::operator::RuleError;
 
 /// Queries, keys and values by head, and the terms added to the scores.
@@ -66,9 +66,7 @@ impl LowerCx<'_> {
         for term in added {
             scores = self.add("Add", &[&scores, term], vec![]);
         }
-        // Before opset 13, Softmax flattens the axes from the given one on; for the last axis, that makes no
-        // difference.
-        let shares = self.add("Softmax", &[&scores], vec![attr_int("axis", 3)]);
+        let shares = self.softmax("Softmax", &scores, 3, 4);
         self.add("MatMul", &[&shares, v], vec![])
     }
 

@@ -50,8 +50,7 @@ struct Conv {
 
 impl Conv {
     fn parse(node: &Node) -> Self {
-        let parameters = || node.proto.attr("activation_params").map(|list| list.floats.clone()).unwrap_or_default();
-        let (activation, is_fused) = (Activation::parse(node, parameters), node.proto.op_type == "FusedConv");
+        let (activation, is_fused) = (Activation::with_list(node), node.proto.op_type == "FusedConv");
         Self { spatial: Spatial::parse(node), group: node.int("group", 1), is_fused, activation }
     }
 }

@@ -36,14 +36,12 @@ struct Gemm {
 
 impl Gemm {
     fn parse(node: &Node) -> Self {
-        let parameter = |name: &&str| node.proto.float(name);
-        let parameters = || ["activation_alpha", "activation_beta"].iter().filter_map(parameter).collect();
         Self {
             trans_a: node.int("transA", 0) != 0,
             trans_b: node.int("transB", 0) != 0,
             alpha: node.float("alpha", 1.0),
             beta: node.float("beta", 1.0),
-            activation: Activation::parse(node, parameters),
+            activation: Activation::with_attributes(node),
             is_fused: node.proto.op_type == "FusedGemm",
         }
     }

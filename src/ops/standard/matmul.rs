@@ -1,23 +1,38 @@
 //! # MatMul
-//! `Y[..., m, n] = sum over k of A[..., m, k] * B[..., k, n]`, as numpy.matmul.
-//! Spec: <https://onnx.ai/onnx/operators/onnx__MatMul.html>. All opsets.
+//! `Y[..., m, n] = sum over k of A[..., m, k] * B[..., k, n]`, as numpy.matmul. FusedMatMulActivation applies an
+//! activation to the product, GemmFastGelu adds a bias and applies FastGelu.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__MatMul.html>. All opsets; the others are ONNX Runtime's contrib operators,
+//! domain com.microsoft. FusedMatMulActivation and GemmFastGelu have no CPU kernel.
 //!
 //! Coupling: the last axis of A is the second to last of B; the others pass through, and leading ones are broadcast.
+//! The bias of GemmFastGelu is the last axis of Y. A softmax over channels acts on the kept ones.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
+use crate::operator::lower::Activation;
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, Quantized,
-    ReferenceCx, Registration, RuleError, microsoft, onnx,
+    ReferenceCx, Registration, RuleError, axis_index, microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {
-    const { &[onnx("MatMul"), microsoft("FusedMatMul"), microsoft("TransposeMatMul")] }
+    const {
+        &[
+            onnx("MatMul"),
+            microsoft("FusedMatMul"),
+            microsoft("TransposeMatMul"),
+            microsoft("FusedMatMulActivation"),
+            microsoft("GemmFastGelu"),
+        ]
+    }
 }
 
 pub(super) static RULES: &[Registration] =
-    &[Registration::new(types_matmul, |node| Ok(Box::new(MatMul::parse(node)))).summing_products()];
+    &[Registration::new(types_matmul, |node| Ok(Box::new(MatMul::parse(node)?))).summing_products()];
+
+/// The input of a GemmFastGelu that is added to the product, a vector.
+const BIAS: usize = 2;
 
 #[derive(Debug)]
 struct MatMul {
@@ -25,19 +40,53 @@ struct MatMul {
     b: Operand,
     /// The factor of the product in a fused form.
     alpha: f32,
-    /// Whether it is a FusedMatMul or TransposeMatMul.
+    /// Whether it is one of ONNX Runtime's operators, which have attributes or a function after the product.
     is_fused: bool,
+    function: Function,
+}
+
+/// The function that is applied to the product.
+#[derive(Debug)]
+enum Function {
+    None,
+    /// An elementwise activation.
+    Activation(Activation),
+    /// Softmax or LogSoftmax along one axis.
+    Softmax {
+        op_type: String,
+        axis: i64,
+    },
+    /// The sum with the bias, if there is one, and GELU, approximated with a tanh.
+    FastGelu,
+}
+
+impl Function {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        match node.proto.op_type.as_str() {
+            "GemmFastGelu" => return Ok(Self::FastGelu),
+            "FusedMatMulActivation" => {}
+            _ => return Ok(Self::None),
+        }
+        if let Some(op_type @ ("Softmax" | "LogSoftmax")) = node.proto.string("activation") {
+            return Ok(Self::Softmax { op_type: op_type.to_owned(), axis: node.int("activation_axis", -1) });
+        }
+        let missing = || RuleError::invalid("the attribute activation is missing");
+        let activation = Activation::with_attributes(node).ok_or_else(missing)?;
+        activation.check()?;
+        Ok(Self::Activation(activation))
+    }
 }
 
 impl MatMul {
-    fn parse(node: &Node) -> Self {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
         let is_set = |name: &str| node.int(name, 0) != 0;
-        Self {
+        Ok(Self {
             a: Operand { is_transposed: is_set("transA"), moves_first: is_set("transBatchA") },
             b: Operand { is_transposed: is_set("transB"), moves_first: is_set("transBatchB") },
             alpha: node.float("alpha", 1.0),
             is_fused: node.proto.op_type != "MatMul",
-        }
+            function: Function::parse(node)?,
+        })
     }
 }
 
@@ -101,6 +150,10 @@ impl Operator for MatMul {
         let mut shape = cx.broadcast(&[a_leading, b_leading])?;
         shape.extend(rows);
         shape.extend(columns);
+        if let Function::Softmax { axis, .. } = &self.function {
+            axis_index(*axis, shape.len())?;
+        }
+        cx.expect_vector(BIAS, shape.last())?;
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, shape));
         Ok(())
@@ -133,6 +186,13 @@ impl Operator for MatMul {
         let mut layout = cx.tie_broadcast(&leading);
         layout.axes.extend(rows);
         layout.axes.extend(columns);
+        if cx.has(BIAS) {
+            let bias = cx.separated(BIAS)?;
+            layout = cx.tie_broadcast(&[layout, bias]);
+        }
+        if matches!(self.function, Function::Softmax { .. }) {
+            layout = cx.separate(&layout);
+        }
         cx.set(0, layout);
         Ok(())
     }
@@ -141,7 +201,12 @@ impl Operator for MatMul {
         let a = cx.input(0).map(|a| self.a.arranged(a));
         let k =
             a.as_deref().and_then(|a| if self.a.is_transposed && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
-        cx.output_elements(0) * k.map_or(0.0, |k| *k as f64)
+        let bias = if cx.input(BIAS).is_some() { 1.0 } else { 0.0 };
+        cx.output_elements(0) * (k.map_or(0.0, |k| *k as f64) + bias)
+    }
+
+    fn lacks_cpu_kernel(&self) -> bool {
+        !matches!(self.function, Function::None)
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
@@ -153,6 +218,20 @@ impl Operator for MatMul {
         if self.alpha != 1.0 {
             y = cx.scaled(&y, f64::from(self.alpha));
         }
+        if cx.has(BIAS) {
+            let bias = cx.float(BIAS);
+            y = cx.add("Add", &[&y, &bias], vec![]);
+        }
+        y = match &self.function {
+            Function::None => y,
+            Function::Activation(activation) => cx.activated(&y, Some(activation))?,
+            Function::Softmax { op_type, axis } => {
+                let (a, b) = (cx.rank(0)?, cx.rank(1)?);
+                let rank = a.max(b).saturating_sub(2) + usize::from(a > 1) + usize::from(b > 1);
+                cx.softmax(op_type, &y, axis_index(*axis, rank)?, rank)
+            }
+            Function::FastGelu => cx.gelu_by_tanh(&y),
+        };
         cx.emit(0, &y);
         Ok(true)
     }

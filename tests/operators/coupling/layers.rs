@@ -82,6 +82,9 @@ fn products() -> Vec<Vec<Case>> {
     let both = [attr_int("transA", 1), attr_int("transB", 1)];
     let relu = [attr_string("activation", "Relu")];
     let scaled = [attr_float("alpha", 0.5)];
+    let activation = |name| attr_string("activation", name);
+    let (first_moves, softmax) = ([attr_int("transBatchA", 1), activation("Relu")], [activation("Softmax")]);
+    let of_rows = [attr_int("transA", 1), attr_int("transB", 1), activation("Softmax"), attr_int("activation_axis", 1)];
     vec![
         case("MatMul", &[X(&[2, 5, 6]), W(&[6, 4])], &[], "[a b c], [c d] -> [a b d]"),
         case("MatMul", &[X(&[2, 3, 5, 6]), X(&[2, 3, 6, 4])], &[], "[a b c d], [a b d e] -> [a b c e]"),
@@ -90,6 +93,19 @@ fn products() -> Vec<Vec<Case>> {
         case("MatMul", &[X(&[2, 5, 6]), W(&[6])], &[], "[a b c], [c] -> [a b]"),
         case("m:FusedMatMul m:TransposeMatMul", &[X(&[5, 6]), W(&[6, 4])], &scaled, "[a b], [b c] -> [a c]"),
         case("m:FusedMatMul m:TransposeMatMul", &[X(&[3, 6, 5]), X(&[3, 4, 6])], &both, "[a b c], [a d b] -> [a c d]"),
+        case("m:FusedMatMulActivation", &[X(&[2, 5, 6]), W(&[6, 4])], &relu, "[a b c], [c d] -> [a b d]"),
+        case("m:FusedMatMulActivation", &[X(&[2, 5, 6]), W(&[6, 4])], &softmax, "[a b c], [c d] -> [a b d]"),
+        case("m:FusedMatMulActivation", &[X(&[3, 6, 5]), X(&[3, 4, 6])], &of_rows, "[a b c], [a d b] -> [a c d]"),
+        // The first axis of A moves behind the second.
+        case("m:FusedMatMulActivation", &[X(&[5, 3, 6]), X(&[3, 6, 4])], &first_moves, "[a b c], [b c d] -> [b a d]"),
+        case(
+            "m:FusedMatMulActivation",
+            &[X(&[5, 6]), X(&[6, 4])],
+            &[activation("Hardmax")],
+            "[a! b!], [c! d!] -> ? {barrier: the fused activation Hardmax can't be lowered}",
+        ),
+        case("m:GemmFastGelu", &[X(&[2, 5, 6]), W(&[6, 4])], &[], "[a b c], [c d] -> [a b d]"),
+        case("m:GemmFastGelu", &[X(&[2, 5, 6]), W(&[6, 4]), W(&[4])], &[], "[a b c], [c d], [d] -> [a b d]"),
         case("Gemm m:FusedGemm", &[X(&[5, 6]), W(&[6, 4]), W(&[4])], &[], "[a b], [b c], [c] -> [a c]"),
         case("Gemm", &[X(&[5, 6]), W(&[4, 6])], &[attr_int("transB", 1)], "[a b], [c b] -> [a c]"),
         case("Gemm", &[X(&[6, 5]), W(&[6, 4]), W(&[5, 1])], &[attr_int("transA", 1)], "[a b], [a c], [b 1] -> [b c]"),
