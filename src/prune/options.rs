@@ -229,7 +229,7 @@ impl ScoreOptions {
 }
 
 /// Number of DPM-Solver++ 2M steps for samples that gradients are computed on. The importance then differs from that of
-/// 50 DDIM steps by less than from one seed to another (`docs/quality.md`).
+/// 50 DDIM steps by less than from one seed to another (`docs/diffusion.md`).
 const DRAW_STEPS: usize = 10;
 
 /// The settings for computing gradients.

@@ -150,13 +150,15 @@ fn the_table_lists_every_operator() {
     let mut rules = onnx_diffprune::ops::all();
     let mut text = String::from(
         "# Operators\n\n\
-         What this version knows of operators. An operator that is not listed is a barrier: the channels that it\n\
-         touches stay, and the run says so. Every operator has the rules `infer` (types and shapes), `couple` (which\n\
-         indices live or die together) and `reference` (its masked form, for verification), or `lower`, which writes it\n\
-         in operators that have one; `patch` rewrites attributes and constants that name a size, `macs` counts\n\
-         multiply-accumulate operations, `gradient` differentiates (what is lowered is differentiated in that form).\n\
-         `m:` stands for the domain `com.microsoft`.\n\n\
-         This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test source`.\n\n\
+         This page lists the operators that this version supports, and how each couples the axes of its inputs and\n\
+         outputs. An operator that is not listed is a barrier: the tool keeps all channels that it touches, and the run\n\
+         names it.\n\n\
+         Every operator has the rules `infer` (element types and shapes), `couple` (which indices must be removed\n\
+         together) and `reference` (its masked form, for verification). Instead of `reference`, a fused operator has\n\
+         `lower`, which writes it in operators that have a reference; its gradient is that of the lowered form. The last\n\
+         column lists further rules: `patch` rewrites attributes and constants that state a size, `macs` counts\n\
+         multiply-accumulate operations, `gradient` differentiates. `m:` stands for the domain `com.microsoft`.\n\n\
+         The table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test source`.\n\n\
          | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
     );
     for file in files() {
