@@ -234,7 +234,11 @@ fn an_input_can_hold_conditioning_beside_the_channels_of_the_sample() {
         }
     }
     let refused = run(&["loss", &model, "--data", &path("data.npz"), "--count", "4", "--sample-offset", "3"]);
-    assert!(refused.code == 2 && ["--sample-offset 3", "0 to 2"].iter().all(|fact| refused.err.contains(fact)), "{}", refused.err);
+    assert!(
+        refused.code == 2 && ["--sample-offset 3", "0 to 2"].iter().all(|fact| refused.err.contains(fact)),
+        "{}",
+        refused.err
+    );
 }
 
 #[test]

@@ -58,7 +58,10 @@ fn folders_without_usable_images_are_refused() {
     assert!(load(folder.path(), &[1, 1, 4, 4], 1).unwrap_err().contains("found none"));
     GrayImage::new(4, 4).save(folder.path().join("a.png")).unwrap();
     let message = load(folder.path(), &[1, 4, 4, 4], 1).unwrap_err();
-    assert!(message.contains("a.png") && message.contains("1 or 3 channels") && message.contains("have 4"), "{message}");
+    assert!(
+        message.contains("a.png") && message.contains("1 or 3 channels") && message.contains("have 4"),
+        "{message}"
+    );
     let message = load(folder.path(), &[1, 1, 4, 4], 2).unwrap_err();
     assert!(message.contains("expected at least 2") && message.contains("found 1"), "{message}");
     assert!(load(folder.path(), &[1, 16, 8], 1).unwrap_err().contains("[channels, height, width]"));

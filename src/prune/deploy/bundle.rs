@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::super::model::Model;
 use super::{DeployOptions, DeployReport};
-use crate::deploy::DeployTarget;
+use crate::deploy::{DeployTarget, Loader};
 use crate::error::Error;
 use crate::onnx::names::printable;
 use crate::onnx::tool_name;
@@ -308,15 +308,19 @@ fn commands(options: &DeployOptions, report: &DeployReport) -> String {
         }
         DeployTarget::Web => {
             let sizes: Vec<String> = overrides.iter().map(|(name, size)| format!("{name:?}: {size}")).collect();
+            let sizes = match sizes.as_slice() {
+                [] => String::new(),
+                sizes => format!("\n  freeDimensionOverrides: {{ {} }},", sizes.join(", ")),
+            };
+            let (provider, note) = match options.loader {
+                Some(Loader::Webnn) => ("webnn", ""),
+                _ => ("webgpu", "WebGPU computes in float16 only if the adapter has the feature `shader-f16`.\n"),
+            };
             let text = format!(
-                "const session = await ort.InferenceSession.create(\"{name}\", {{\n  executionProviders: [\"webgpu\"],\n  \
-                 freeDimensionOverrides: {{ {} }},\n}});",
-                sizes.join(", ")
+                "const session = await ort.InferenceSession.create(\"{name}\", {{\n  executionProviders: [\"{provider}\"],\
+                 {sizes}\n}});"
             );
-            format!(
-                "## Commands\n\n{}WebGPU computes in float16 only if the adapter has the feature `shader-f16`.\n",
-                block("js", &text)
-            )
+            format!("## Commands\n\n{}{note}", block("js", &text))
         }
         DeployTarget::Cpu => {
             format!(
