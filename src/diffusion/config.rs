@@ -157,7 +157,10 @@ impl SchedulerConfig {
             Some("learned_range") => VarianceType::LearnedRange,
             Some(other) => {
                 return Err(
-                    Error::usage(format!("variance_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported)
+                    Error::usage(format!(
+                        "expected variance_type fixed_small, fixed_large or learned_range, found {other:?}"
+                    ))
+                    .of_kind(ErrorKind::Unsupported)
                 );
             }
         };
@@ -172,7 +175,10 @@ impl SchedulerConfig {
             Some("v_prediction") => Ok(PredictionType::VPrediction),
             Some("flow" | "flow_prediction") => Ok(PredictionType::Flow),
             Some(other) => {
-                Err(Error::usage(format!("prediction_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported))
+                Err(Error::usage(format!(
+                    "expected prediction_type epsilon, sample, v_prediction, flow or flow_prediction, found {other:?}"
+                ))
+                .of_kind(ErrorKind::Unsupported))
             }
         }
     }

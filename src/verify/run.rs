@@ -99,7 +99,10 @@ impl Verification<'_> {
                 if let Some(unknown) = self.foreign(&error) {
                     return Err(unknown);
                 }
-                self.fail(format!("the pruned file does not load in ONNX Runtime: {error}"));
+                self.fail(format!(
+                    "the pruned file does not load in ONNX Runtime: {error}; check that the original loads, and correct \
+                     it if it does not"
+                ));
                 return Ok(Vec::new());
             }
         };
@@ -175,7 +178,7 @@ impl Verification<'_> {
         if let (Some(error), true) = (refused, ran.is_empty()) {
             return Err(self
                 .unmet(&error, "original network")
-                .hint("pass sizes at which the network runs with --size, or inputs with --inputs"));
+                .hint("check that ONNX Runtime runs the original; if it needs other sizes or inputs, pass them with --size and --inputs"));
         }
         self.finish(pair, rtol, expected, &ran);
         Ok(ran)

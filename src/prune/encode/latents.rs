@@ -31,7 +31,7 @@ pub enum LatentChoice {
     /// The output has means and log-variances, concatenated along the channels: take the means.
     Mean,
     /// For such an output: take a sample of the normal distribution for each image, by the seed and the image's number.
-    GeneratedSamples,
+    Drawn,
     /// The output is the latents: take it as it is.
     Direct,
 }
@@ -98,7 +98,7 @@ impl LatentEncoder {
 
     /// Describes everything that affects the values, except the file.
     pub(super) fn described(&self) -> String {
-        let seed = if self.choice == LatentChoice::GeneratedSamples { self.seed } else { 0 };
+        let seed = if self.choice == LatentChoice::Drawn { self.seed } else { 0 };
         format!("{:?} {:?} {seed}", self.choice, self.scale)
     }
 
@@ -106,7 +106,7 @@ impl LatentEncoder {
     pub(super) fn note(&self) -> String {
         let what = match self.choice {
             LatentChoice::Mean => "means of the latent distributions",
-            LatentChoice::GeneratedSamples => "latents sampled from their distributions",
+            LatentChoice::Drawn => "latents sampled from their distributions",
             LatentChoice::Direct => "latents as the encoder returns them",
         };
         let (shift, factor) = self.scale;
