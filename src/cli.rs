@@ -81,8 +81,8 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Parser;
-use onnx_diffprune::ranks::Collective;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{Analysis, Error, Runtime};
 
 use args::{Cli, Command, Format};

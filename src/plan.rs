@@ -211,7 +211,7 @@ impl Plan {
             return Ok(());
         }
         let (kind, path) = (kind.name(), model.path().display());
-        let text = format!("the plan is for another file: expected a network with {kind} {expected}, but {path} has {found}");
+        let text = format!("the plan is for another file: expected {kind} {expected}, but {path} has {found}");
         Err(Error::usage(text).in_file(file).hint("pass the unpruned network that this plan was made for, unchanged"))
     }
 

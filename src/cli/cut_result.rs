@@ -252,7 +252,8 @@ fn values_text(values: &ValuesReport, all: bool) -> String {
     let unproven = values.unproven.len();
     if unproven > 0 {
         text += &format!(
-            "\n{unproven} of them can't show an error: they are constant, not finite, or of a size that follows from others"
+            "\n{unproven} of them can't show an error: they are constant, not finite, or of a size that follows from \
+             others"
         );
         if all {
             for value in &values.unproven {
@@ -274,10 +275,13 @@ fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
     let names: Vec<String> = open.into_iter().collect();
     match names.as_slice() {
         [] => None,
-        [name] => Some(format!("output {name} by itself can't show an error: its values are constant, tiny or not finite")),
+        [name] => {
+            Some(format!("output {name} by itself can't show an error: its values are constant, tiny or not finite"))
+        }
         names => {
             let names = names.join(", ");
-            Some(format!("outputs {names} by themselves can't show an error: their values are constant, tiny or not finite"))
+            let why = "their values are constant, tiny or not finite";
+            Some(format!("outputs {names} by themselves can't show an error: {why}"))
         }
     }
 }
@@ -346,8 +350,8 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     lines.extend(stand_ins_text(&report.stand_ins, all));
     if let Some(unchanged) = &report.unchanged {
         lines.push(format!(
-            "compared without a run: {} nodes equal those of the original ({} of them with other sizes), {} constants equal \
-             those of the original or their kept channels",
+            "compared without a run: {} nodes equal those of the original ({} of them with other sizes), {} constants \
+             equal those of the original or their kept channels",
             unchanged.nodes, unchanged.edited, unchanged.constants
         ));
     }

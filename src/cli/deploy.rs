@@ -231,7 +231,8 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
         .distances
         .iter()
         .map(|distance| {
-            format!("{}: root mean square error {:.2e}, largest error {:.2e} (both relative)", distance.output, distance.relative, distance.worst)
+            let (output, relative, worst) = (&distance.output, distance.relative, distance.worst);
+            format!("{output}: root mean square error {relative:.2e}, largest error {worst:.2e} (both relative)")
         })
         .collect();
     parts.push(format!("{}\nmeasured on {}", distances.join("\n"), report.samples));

@@ -253,8 +253,8 @@ fn origin(
     let (Some(path), Some(teacher)) = (plan, teacher) else {
         if plan.is_some() {
             printer.warning(
-                "without --teacher, OUT.onnx gets no plan and is not verified against its original, although IN.onnx has a \
-                 plan. Pass the original with --teacher ORIGINAL.onnx",
+                "without --teacher, OUT.onnx gets no plan and is not verified against its original, although IN.onnx \
+                 has a plan. Pass the original with --teacher ORIGINAL.onnx",
             );
         }
         return Ok(None);

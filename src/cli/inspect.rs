@@ -98,7 +98,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                 ]
             })
             .collect();
-        out += &format!("\n\nchannel groups ({}; the same number of channels is removed from each of their equal blocks):\n", groups.len());
+        let note = "the same number of channels is removed from each of their equal blocks";
+        out += &format!("\n\nchannel groups ({}; {note}):\n", groups.len());
         out += &table(&["group", "channels", "equal blocks of", "weights", "state"], &rows);
         if args.members {
             for group in &groups {

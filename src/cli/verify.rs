@@ -131,5 +131,6 @@ fn text(report: &VerifyReport, printer: &Printer) -> String {
         }
     }
     let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
-    format!("{errors}\n\n{}", verification_text(report, printer.is_verbose()))
+    let verification = verification_text(report, printer.is_verbose());
+    if rows.is_empty() { verification } else { format!("{errors}\n\n{verification}") }
 }

@@ -77,7 +77,7 @@ pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, E
             let text = format!("--inputs: expected arrays named {}, found {:?}", names.join(", "), entry.name());
             return Err(Error::usage(text)
                 .in_file(path)
-                .hint("name the arrays after inputs of the network; the array of a .npy file has the name of the file"));
+                .hint("name the arrays after inputs of the network; a .npy file is named after its input"));
         };
         let found = entry.dims().map_err(fail)?;
         let Some(expected) = declared_dims(input) else { continue };

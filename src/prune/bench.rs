@@ -146,7 +146,8 @@ impl Candidate {
             let symbols = self.batch_symbols();
             let fixed = self.graph.inputs.iter().filter_map(|input| self.shape(*input)?.first()?.as_const()).max();
             if symbols.is_empty() && fixed != Some(batch) {
-                let found = fixed.map_or("has no batch axis".to_owned(), |fixed| format!("fixes a batch size of {fixed}"));
+                let found =
+                    fixed.map_or("has no batch axis".to_owned(), |fixed| format!("fixes a batch size of {fixed}"));
                 return Err(Error::usage(format!("--batch {batch}: the network {found}"))
                     .in_file(self.model.path())
                     .hint("leave --batch out, or export the network with a symbolic batch size"));

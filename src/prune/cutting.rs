@@ -78,8 +78,10 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
     if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
         return Err(Error::unmet(format!("no channel can be removed at ratio {ratio:.3}"))
             .in_file(analysis.model.path())
-            .hint("raise the ratio, lower --round-to or use --norm-groups drop; --keep, --ratio-for and --max-ratio also limit what \
-                   can be removed; inspect lists the groups"));
+            .hint(
+                "raise the ratio, lower --round-to or use --norm-groups drop; --keep, --ratio-for and --max-ratio also \
+                 limit what can be removed; inspect lists the groups",
+            ));
     }
     let rewritten = rewrite(analysis, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));

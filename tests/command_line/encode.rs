@@ -209,7 +209,7 @@ fn missing_captions_and_unsuitable_encoders_are_refused() {
     refused(work.with_captions(&[]), 2, &["1 of 5 images have no caption", "3.png"]);
     std::fs::write(work.path("images/3.txt"), "").unwrap();
     refused(work.with_captions(&["--text-output", "pooled"]), 2, &["last_hidden_state", "text.onnx"]);
-    refused(work.encode(&["--batch", "0"]), 2, &["batch 0"]);
+    refused(work.encode(&["--batch", "0"]), 2, &["batch", "at least 1"]);
     refused(work.with_captions(&["--text-name", "sample"]), 2, &["\"sample\""]);
     // A text encoder given as the VAE encoder.
     let text = work.path("text.onnx");

@@ -81,9 +81,8 @@ impl<'a> Checkpoints<'a> {
         settings: &'a FinetuneSettings,
         (weights, features): (&Arc<Vec<TrainedWeight>>, &[String]),
     ) -> Result<Self, Error> {
-        std::fs::create_dir_all(&settings.folder).map_err(|error| {
-            Error::io(&settings.folder, format!("can't be created as a folder: {error}"))
-        })?;
+        std::fs::create_dir_all(&settings.folder)
+            .map_err(|error| Error::io(&settings.folder, format!("can't be created as a folder: {error}")))?;
         let fingerprint = fingerprint(settings, weights, features);
         let (folder, keep) = (settings.folder.as_path(), settings.keep_checkpoints);
         Ok(Self { folder, keep, resumes: settings.resume, weights: weights.clone(), fingerprint })

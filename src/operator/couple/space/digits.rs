@@ -212,7 +212,7 @@ impl Spaces {
         }
         let node = stays.node.as_str();
         let Some((a_digits, b_digits)) = refine(a, b) else {
-            let text = "the node combines the axis with one whose size can't change, or that is divided differently".to_owned();
+            let text = "the node combines the axis with one of fixed size or with other divisions".to_owned();
             let reason = Reason { text, node: node.to_owned() };
             self.freeze_axis(a, &reason);
             self.freeze_axis(b, &reason);
