@@ -81,6 +81,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{Analysis, Error, Runtime};
 
@@ -153,6 +154,8 @@ fn refuse_arguments(error: &clap::Error) -> u8 {
     let asked = [Format::Json, Format::Junit].into_iter().zip(["json", "junit"]).find(|(_, name)| asks(name));
     if let Some((format, _)) = asked.filter(|_| error.use_stderr()) {
         Printer::new(format, false).error(&usage(error));
+    } else if let Some(clearer) = clearer(error) {
+        Printer::new(Format::Text, false).error(&clearer);
     } else {
         // A closed pipe is not an error.
         let _ = error.print();
@@ -160,8 +163,34 @@ fn refuse_arguments(error: &clap::Error) -> u8 {
     if error.use_stderr() { 2 } else { 0 }
 }
 
+/// Returns a clearer error for arguments that the parser takes for something else. `None`: its error is clear.
+fn clearer(error: &clap::Error) -> Option<Error> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        // An argument after OUT.onnx is taken for the name of a command.
+        ErrorKind::ArgumentConflict => text(ContextKind::InvalidSubcommand).map(|argument| {
+            Error::usage(format!("unexpected argument {argument:?} after IN.onnx and OUT.onnx")).hint(
+                "to prune, give IN.onnx and OUT.onnx without the name of a command; other commands come before their \
+                 arguments: --help lists them",
+            )
+        }),
+        ErrorKind::UnknownArgument => {
+            let argument = text(ContextKind::InvalidArg).filter(|argument| argument.parse::<f64>().is_ok())?;
+            let hint = format!("write a negative value with an equals sign, as in --option={argument}");
+            Some(Error::usage(format!("unexpected argument {argument:?}")).hint(hint))
+        }
+        _ => None,
+    }
+}
+
 /// Converts an error of the argument parser into one of the library.
 fn usage(error: &clap::Error) -> Error {
+    if let Some(error) = clearer(error) {
+        return error;
+    }
     let text = error.to_string();
     let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
     Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options")

@@ -110,17 +110,19 @@ fn couple_from(
     coupling.uses.sort_by_key(|weight| (weight.node, weight.slot));
     for value in &graph.outputs {
         let name = &graph.values[*value].name;
-        keep_value(&mut coupling, *value, "the value is an output of the network", name);
+        let text = format!("the channels belong to {name}, an output of the network");
+        keep_value(&mut coupling, *value, &text, maker(graph, *value));
         for counted in sizes_behind(graph, operators, is_constant, *value) {
-            keep_value(&mut coupling, counted, "the sizes of the value are an output of the network", name);
+            let text = format!("the number of these channels is {name}, an output of the network, or part of it");
+            keep_value(&mut coupling, counted, &text, maker(graph, counted));
         }
     }
     for (id, value) in graph.values.iter().enumerate() {
         if let Some(node) = value.captured_by.first() {
             let name = &graph.nodes[*node].name;
-            keep_value(&mut coupling, id, "a subgraph reads the value", name);
+            keep_value(&mut coupling, id, "a subgraph takes the channels as input", name);
             for counted in sizes_behind(graph, operators, is_constant, id) {
-                keep_value(&mut coupling, counted, "a subgraph reads the sizes of the value", name);
+                keep_value(&mut coupling, counted, "a subgraph takes the number of these channels as input", name);
             }
         }
     }
@@ -215,6 +217,11 @@ fn origin(coupling: &Coupling, node: &Node, is_constant: &dyn Fn(ValueId) -> boo
     let mut layouts = node.outputs.iter().flatten().map(|value| coupling.layouts[*value].as_ref());
     let is_fixed = |layout: Option<&Layout>| layout.is_some_and(Layout::is_fixed);
     (is_only && layouts.all(is_fixed)).then_some(origin)
+}
+
+/// Returns the name of the node that computes a value, or that of the value if it is an input.
+fn maker(graph: &Graph, value: ValueId) -> &str {
+    graph.values[value].producer.map_or(&graph.values[value].name, |(node, _)| &graph.nodes[node].name)
 }
 
 fn keep_value(coupling: &mut Coupling, value: ValueId, text: &str, node: &str) {

@@ -63,6 +63,13 @@ impl Error {
         Self::new(ErrorKind::InvalidModel, message).in_file(file)
     }
 
+    /// Creates the error of a model that contradicts itself or the specification (exit code 2), with a hint to correct
+    /// it.
+    pub(crate) fn malformed(file: &Path, message: impl Into<String>) -> Self {
+        Self::invalid(file, message)
+            .hint("correct the model or export it again; onnx.checker.check_model(path, full_check=True) checks it too")
+    }
+
     /// Creates the error of a file that can't be written (exit code 2).
     pub(crate) fn io(file: &Path, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Io, message).in_file(file)

@@ -400,7 +400,7 @@ fn prediction(network: &Network<'_>, options: &GradientOptions) -> Result<ValueI
     .ok_or_else(|| {
         let names: Vec<&str> = graph.outputs.iter().map(|value| graph.values[*value].name.as_str()).collect();
         let wanted = options.prediction.as_deref().unwrap_or("(any)");
-        Error::usage(format!("expected an output named {wanted}, found {}", names.join(", ")))
+        Error::usage(format!("--prediction: expected an output named {wanted}, found {}", names.join(", ")))
             .in_file(network.model.path())
     })
 }

@@ -158,7 +158,7 @@ impl Graph {
 
     fn with_values_of(model: &Model, earlier: Option<&Graph>) -> Result<Self, Error> {
         Self::of_proto(model, model.graph(), earlier)
-            .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))
+            .map_err(|at| Error::malformed(model.path(), format!("the graph has a cycle through node {at}")))
     }
 
     /// Builds the graph of the body of a node (If, Loop, Scan). Names from the outer graph become values without a

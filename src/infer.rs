@@ -43,7 +43,7 @@ impl Facts {
                 let fact = of_tensor(model, tensor)?;
                 facts
                     .check_rank(&fact)
-                    .map_err(|text| Error::invalid(model.path(), format!("tensor {:?}: {text}", tensor.name)))?;
+                    .map_err(|text| Error::malformed(model.path(), format!("tensor {:?}: {text}", tensor.name)))?;
                 facts.put(value, Some(fact));
             }
         }
@@ -58,7 +58,7 @@ impl Facts {
             if let Some(value) = graph.value(&input.name).filter(|v| facts.values[*v].is_none()) {
                 let fact = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));
                 if let Some(Err(text)) = fact.as_ref().map(|fact| facts.check_rank(fact)) {
-                    return Err(Error::invalid(model.path(), format!("graph input {:?}: {text}", input.name)));
+                    return Err(Error::malformed(model.path(), format!("graph input {:?}: {text}", input.name)));
                 }
                 facts.values[value] = fact;
                 facts.replace_sizes(value, &facts.fixed_sizes());
@@ -117,7 +117,7 @@ impl Facts {
     ) -> Result<(), Error> {
         let mut budget = bodies::MOST_NODES;
         self.infer_within(&bodies::Scope::outermost(model, graph), node, operator, overrides, &mut budget)
-            .map_err(|text| Error::invalid(model.path(), text).at_node(&node.name, node.op()))
+            .map_err(|text| Error::malformed(model.path(), text).at_node(&node.name, node.op()))
     }
 
     /// Infers the outputs of a node of a graph or of a body in it. Errors are text.

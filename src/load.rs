@@ -51,9 +51,10 @@ pub fn load(path: &Path) -> Result<Model, Error> {
 /// # Errors
 /// The bytes are not an ONNX model, or the model is inconsistent. The error names the file, and the node or tensor.
 pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
-    let fail = |message: String| Error::invalid(path, message);
+    let fail = |message: String| Error::malformed(path, message);
     if bytes.is_empty() {
-        return Err(fail("expected an ONNX model, found an empty file".to_owned()));
+        return Err(fail("expected an ONNX model, found an empty file".to_owned())
+            .hint("check that the file was copied or downloaded completely"));
     }
     let mut proto = ModelProto::decode(bytes.clone()).map_err(|error| {
         fail(format!("not an ONNX model, or the file is truncated: {error}"))

@@ -25,10 +25,10 @@ pub use stored::{StoredArray, from_bytes};
 #[derive(Debug, thiserror::Error)]
 pub enum NpzError {
     /// An error of the file system.
-    #[error("{0}")]
+    #[error("can't be read: {0}")]
     Io(#[from] std::io::Error),
     /// The archive around the arrays is damaged or uses a feature that NumPy does not use.
-    #[error("not a readable .npz archive: {0}")]
+    #[error("neither a .npy array nor a readable .npz archive: {0}")]
     Archive(#[from] zip::result::ZipError),
     /// An array in the file is not a `.npy` array that can be read.
     #[error("array {name:?}: {reason}")]

@@ -142,7 +142,10 @@ impl Plan {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::unreadable(path, message);
         let text = read_text(path, MOST_BYTES)?;
-        let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
+        let plan: Plan = serde_json::from_str(&text).map_err(|error| {
+            fail(format!("not a plan file: {error}"))
+                .hint("a plan is the .plan.json file that the tool writes beside a pruned network")
+        })?;
         if !(1..=SCHEMA).contains(&plan.schema) {
             return Err(fail(format!("expected plan schema 1 to {SCHEMA}, found {}", plan.schema)));
         }
@@ -208,8 +211,8 @@ impl Plan {
             return Ok(());
         }
         let (kind, path) = (kind.name(), model.path().display());
-        let text = format!("the plan is for another file: its input has {kind} {expected}, {path} has {found}");
-        Err(Error::usage(text).in_file(file))
+        let text = format!("the plan is for another file: expected {kind} {expected}, but {path} has {found}");
+        Err(Error::usage(text).in_file(file).hint("pass the unpruned network that this plan was made for, unchanged"))
     }
 
     /// Puts the entries of [`Plan::metadata`] into the written file. Entries of an earlier cut in the file that is cut

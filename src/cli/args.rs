@@ -63,7 +63,7 @@ pub(super) struct Cli {
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
 
-    /// Print lists in full, such as all layers of a refit and all values that verification proves nothing about.
+    /// Print lists in full, such as all layers of a refit and all values that can't show an error in verification.
     #[arg(long, short, global = true, conflicts_with = "quiet")]
     pub(super) verbose: bool,
 }
@@ -303,7 +303,7 @@ pub(super) struct PruneArgs {
     pub(super) inputs: Option<PathBuf>,
 
     /// Fit the remaining weights by least squares, so that the layers of the pruned network reproduce the outputs of
-    /// the original [default: done if there are clean samples, from --data or generated for the criterion].
+    /// the original [default: on if there are clean samples, from --data or generated for the criterion].
     #[arg(long, help_heading = "Refit", conflicts_with = "no_refit")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) refit: bool,

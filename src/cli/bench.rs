@@ -12,7 +12,7 @@ use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::DiffusionArgs;
 use super::open_runtime;
-use super::printer::{Printer, Watcher, human, percent, table};
+use super::printer::{Printer, Watcher, bytes_text, percent, table};
 use super::ranks::device;
 use super::surroundings::{Surroundings, network_of};
 
@@ -122,12 +122,12 @@ fn latencies(report: &BenchReport, point: &BenchPoint) -> String {
             format!("{:.2} ms", latency.median_ms),
             format!("{:.2} ms", latency.p90_ms),
             percent(latency.median_ms, of_first),
-            network.peak_memory.map_or("-".to_owned(), |bytes| format!("{}B", human(bytes as f64))),
+            network.peak_memory.map_or("-".to_owned(), |bytes| bytes_text(bytes as f64)),
             latency.run_count.to_string(),
         ]
     };
     let rows: Vec<Vec<String>> = report.networks.iter().zip(&point.networks).map(row).collect();
-    table(&["network", "median", "p90", "of the first", "peak memory", "runs"], &rows)
+    table(&["network", "median", "p90", "vs first", "peak memory", "runs"], &rows)
 }
 
 /// Returns the table of times by operator: columns for each network, and the time of the last relative to the first.
@@ -166,7 +166,7 @@ fn operators(report: &BenchReport, point: &BenchPoint, is_verbose: bool) -> Stri
         header.push("nodes".to_owned());
     }
     if point.networks.len() > 1 {
-        header.push("last of first".to_owned());
+        header.push("last vs first".to_owned());
     }
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut text = table(&header, &rows);

@@ -16,12 +16,14 @@ impl PruneArgs {
         };
         let text = read_text(path)?;
         let fail = |error: toml::de::Error| {
-            Error::unreadable(path, format!("not a valid configuration file: {}", error.message()))
+            let line = error.span().and_then(|span| Some(text.get(..span.start)?.matches('\n').count() + 1));
+            let at = line.map_or_else(String::new, |line| format!("line {line}: "));
+            Error::unreadable(path, format!("{at}not a valid configuration: {}", error.message()))
                 .hint("--print-config prints a file in the expected form")
         };
         let mut merged: toml::Table = toml::from_str(&text).map_err(fail)?;
         // The file is checked by itself first, so that an error in it is not reported as one on the command line.
-        let _: PruneArgs = merged.clone().try_into().map_err(fail)?;
+        let _: PruneArgs = toml::from_str(&text).map_err(fail)?;
         let own =
             toml::Table::try_from(self).map_err(|error| Error::usage(format!("the options can't be read: {error}")))?;
         const TARGETS: [&str; 3] = ["ratio", "target-macs", "target-params"];

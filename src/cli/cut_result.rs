@@ -12,7 +12,7 @@ use onnx_diffprune::reports::{
 use onnx_diffprune::{Cut, VerifyReport};
 use serde_json::json;
 
-use super::printer::{human, percent, table};
+use super::printer::{bytes_text, human, percent, table};
 use super::report_page::PageParts;
 use super::{finetune, gradient_args, refit_args};
 
@@ -116,18 +116,18 @@ impl<'a> Shown<'a> {
     /// Returns the rows of the cost table: name, value before, value after, share that is kept.
     pub(super) fn cost_rows(&self) -> Vec<Vec<String>> {
         let (before, after) = (self.cut.before(), self.cut.after());
-        let count = |name: &str, a: f64, b: f64, unit: &str| {
-            vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
+        let row = |name: &str, a: f64, b: f64, text: fn(f64) -> String| {
+            vec![name.to_owned(), text(a), text(b), percent(b, a)]
         };
         let mut rows = vec![
-            count("parameters", before.parameters as f64, after.parameters as f64, ""),
-            count("MACs", before.macs, after.macs, ""),
-            count("MACs between activations", before.attention_macs, after.attention_macs, ""),
-            count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
+            row("parameters", before.parameters as f64, after.parameters as f64, human),
+            row("MACs", before.macs, after.macs, human),
+            row("MACs between activations", before.attention_macs, after.attention_macs, human),
+            row("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, bytes_text),
         ];
         rows.retain(|row| row[1] != "0");
         if let (Ok(a), Some(b)) = (self.cut.model().total_bytes(), self.bytes) {
-            rows.push(count("file", a as f64, b as f64, "B"));
+            rows.push(row("file", a as f64, b as f64, bytes_text));
         }
         if let Some(latencies) = self.latencies
             && let [a, b, ..] = latencies.networks.as_slice()
@@ -243,16 +243,17 @@ fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
 /// Describes the comparison of single values.
 fn values_text(values: &ValuesReport, all: bool) -> String {
     let mut text = format!(
-        "every node run on the original's values: {} values compared, worst relative error {:.1e}",
+        "every node run by itself on values of the original: {} outputs compared, worst relative error {:.1e}",
         values.compared, values.worst_relative
     );
     if values.opened > 0 {
-        text += &format!("; {} of them on random inputs of their nodes", values.opened);
+        text += &format!("; for {} of them, the node ran on random inputs", values.opened);
     }
     let unproven = values.unproven.len();
     if unproven > 0 {
         text += &format!(
-            "\n{unproven} of them prove nothing: they are constant, not finite, or of a size that follows from others"
+            "\n{unproven} of them can't show an error: they are constant, not finite, or of a size that follows from \
+             others"
         );
         if all {
             for value in &values.unproven {
@@ -274,9 +275,13 @@ fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
     let names: Vec<String> = open.into_iter().collect();
     match names.as_slice() {
         [] => None,
-        [name] => Some(format!("output {name} alone proves nothing: it is constant, tiny or not finite")),
+        [name] => {
+            Some(format!("output {name} by itself can't show an error: its values are constant, tiny or not finite"))
+        }
         names => {
-            Some(format!("outputs {} alone prove nothing: they are constant, tiny or not finite", names.join(", ")))
+            let names = names.join(", ");
+            let why = "their values are constant, tiny or not finite";
+            Some(format!("outputs {names} by themselves can't show an error: {why}"))
         }
     }
 }
@@ -297,7 +302,7 @@ fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
     let listed: Vec<String> = by_op.into_iter().map(of_op).collect();
     (!listed.is_empty()).then(|| {
         format!(
-            "standard operators replaced {} nodes in the run, as ONNX Runtime has no CPU kernel for them: {}",
+            "{} nodes ran as standard operators, since ONNX Runtime has no CPU kernel for them: {}",
             nodes.len(),
             listed.join(", ")
         )
@@ -345,8 +350,8 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     lines.extend(stand_ins_text(&report.stand_ins, all));
     if let Some(unchanged) = &report.unchanged {
         lines.push(format!(
-            "compared without a run: {} nodes equal the original's ({} of them with other sizes), {} constants equal the \
-             original's or their kept part",
+            "compared without a run: {} nodes equal those of the original ({} of them with other sizes), {} constants \
+             equal those of the original or their kept channels",
             unchanged.nodes, unchanged.edited, unchanged.constants
         ));
     }
@@ -389,7 +394,7 @@ mod tests {
         assert_eq!(open_outputs_text(&[open.clone()]), None);
         open.outputs[0].conclusive = false;
         let text = open_outputs_text(&[run(&[(0.0, 0.0)]), open]).unwrap_or_default();
-        assert_eq!(text, "output y alone proves nothing: it is constant, tiny or not finite");
+        assert_eq!(text, "output y by itself can't show an error: its values are constant, tiny or not finite");
     }
 
     #[test]

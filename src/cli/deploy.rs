@@ -12,7 +12,7 @@ use onnx_diffprune::{Error, Model, Stage};
 use super::args::Cli;
 use super::config::{parse_sizes, pattern};
 use super::diffusion_args::{DataArgs, DiffusionArgs};
-use super::printer::{Printer, Watcher, human, percent, table};
+use super::printer::{Printer, Watcher, bytes_text, table};
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
@@ -214,9 +214,9 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
     let (before, after) = report.bytes;
     let mut rows = vec![vec![
         "file".to_owned(),
-        format!("{}B", human(before as f64)),
-        format!("{}B", human(after as f64)),
-        percent(after as f64, before as f64),
+        bytes_text(before as f64),
+        bytes_text(after as f64),
+        format!("{:+.1} %", 100.0 * (after as f64 / before as f64 - 1.0)),
     ]];
     if let Some((before, after)) = report.loss {
         rows.push(vec![
@@ -226,12 +226,13 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
             format!("{:+.2} %", 100.0 * (after / before - 1.0)),
         ]);
     }
-    let mut parts = vec![table(&["", "before", report.precision.name(), "of before"], &rows)];
+    let mut parts = vec![table(&["", "before", report.precision.name(), "change"], &rows)];
     let distances: Vec<String> = report
         .distances
         .iter()
         .map(|distance| {
-            format!("{}: relative error {:.2e}, worst {:.2e}", distance.output, distance.relative, distance.worst)
+            let (output, relative, worst) = (&distance.output, distance.relative, distance.worst);
+            format!("{output}: root mean square error {relative:.2e}, largest error {worst:.2e} (both relative)")
         })
         .collect();
     parts.push(format!("{}\nmeasured on {}", distances.join("\n"), report.samples));
@@ -267,8 +268,8 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
         parts.push(text);
     }
     if let Some(engine) = &report.engine {
-        let bytes = human(engine.bytes as f64);
-        parts.push(format!("engine of {bytes}B in {:.0} s by {}", engine.seconds, engine.builder));
+        let bytes = bytes_text(engine.bytes as f64);
+        parts.push(format!("engine of {bytes} in {:.0} s by {}", engine.seconds, engine.builder));
     }
     let files: Vec<String> = report.files.iter().map(|path| format!("wrote {}", path.display())).collect();
     parts.push(files.join("\n"));

@@ -152,8 +152,8 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
-        return Err(Error::usage("no data is given")
-            .hint("give clean samples with --data, best ones that the network was not trained on"));
+        return Err(Error::usage("--data is missing: the denoising loss is measured on clean samples")
+            .hint("pass clean samples with --data, ideally ones that the network was not trained on"));
     };
     let limits = args.limits()?;
     let feature_options = args.features.options()?;

@@ -8,7 +8,7 @@ use onnx_diffprune::reports::{EvaluationPage, FigureTable, printable, tool_name}
 use serde_json::{Value, json};
 
 use super::invocation::command_line;
-use super::printer::{human, percent, table};
+use super::printer::{bytes_text, human, percent, table};
 
 /// A column of a table: its name, and the value of a network. `None`: the network has no value.
 type Column<'a> = (&'a str, &'a dyn Fn(&EvaluatedNetwork) -> Option<String>);
@@ -71,7 +71,7 @@ impl Shown<'_> {
             let count = network.cost.parameters as f64;
             share(count, whole.parameters as f64, human(count))
         };
-        let bytes = |network: &EvaluatedNetwork| Some(format!("{}B", human(network.bytes as f64)));
+        let bytes = |network: &EvaluatedNetwork| Some(bytes_text(network.bytes as f64));
         let latency = |network: &EvaluatedNetwork| {
             let (own, whole) = (network.latency?.median_ms, first.latency?.median_ms);
             let text = format!("{own:.2} ms");

@@ -97,7 +97,7 @@ fn finetune(
     printer: &Printer,
 ) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
-        return Err(Error::usage("no data is given").hint("give the clean samples to train on with --data"));
+        return Err(Error::usage("--data is missing: training needs clean samples").hint("pass them with --data"));
     };
     let runtime = open_runtime(cli)?;
     let input = network_of(&args.input)?;
@@ -253,8 +253,8 @@ fn origin(
     let (Some(path), Some(teacher)) = (plan, teacher) else {
         if plan.is_some() {
             printer.warning(
-                "the plan of the cut is not used, as no --teacher is given: OUT.onnx gets no plan and is not verified \
-                 against its original. Give the original with --teacher ORIGINAL.onnx",
+                "without --teacher, OUT.onnx gets no plan and is not verified against its original, although IN.onnx \
+                 has a plan. Pass the original with --teacher ORIGINAL.onnx",
             );
         }
         return Ok(None);

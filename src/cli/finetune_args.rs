@@ -159,6 +159,9 @@ impl TrainingArgs {
         let mut settings = FinetuneSettings::new(data, folder, self.recipe.unwrap_or(Recipe::Quick));
         settings.steps = self.steps.unwrap_or(settings.steps);
         let (batch, accumulate) = (batch.unwrap_or(settings.batch), self.accumulate.unwrap_or(1));
+        if accumulate == 0 {
+            return Err(Error::usage("--accumulate: expected at least 1, found 0"));
+        }
         settings.batch = batch.saturating_mul(accumulate);
         settings.micro_batch = self.micro_batch.or((accumulate > 1).then_some(batch));
         settings.memory = self.memory.as_deref().map(|text| bytes("--memory", text)).transpose()?;

@@ -150,6 +150,11 @@ pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
     }
 }
 
+/// Formats a loss: with four decimal places unless it is very large.
+fn short(loss: f64) -> String {
+    if loss < 1e6 { format!("{loss:.4}") } else { format!("{loss:.3e}") }
+}
+
 /// Describes a gradient run in a few lines.
 pub(super) fn text(run: &GradientReport) -> String {
     let mut text = match run.loss {
@@ -171,10 +176,10 @@ pub(super) fn text(run: &GradientReport) -> String {
         && let Some(point) = run.curve.last().filter(|point| !point.kept)
     {
         text += &format!(
-            "; at t = {} the loss is below {threshold} times the largest ({:.4} of {:.4})",
+            "; at t = {} the loss is below {threshold} times the largest ({} of {})",
             point.t,
-            point.loss,
-            run.largest_loss()
+            short(point.loss),
+            short(run.largest_loss())
         );
     }
     if run.settled {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::args::InspectArgs;
 use super::config::parse_sizes;
 use super::diffusion_args::DiffusionArgs;
-use super::printer::{Printer, human, percent, table, wrapped};
+use super::printer::{Printer, bytes_text, human, percent, table, wrapped};
 use super::surroundings::{Surroundings, network_of};
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
@@ -65,11 +65,11 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             }
         }
         out += &format!(
-            "\n{} parameters, {} MACs and {} between activations, {}B of activations",
+            "\n{} parameters, {} MACs with weights, {} MACs between activations, {} of activations",
             human(cost.parameters as f64),
             human(cost.macs),
             human(cost.attention_macs),
-            human(cost.activation_bytes as f64)
+            bytes_text(cost.activation_bytes as f64)
         );
         let at: Vec<String> = sizes
             .iter()
@@ -98,7 +98,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                 ]
             })
             .collect();
-        out += &format!("\n\nchannel groups ({}):\n", groups.len());
+        let note = "the same number of channels is removed from each of their equal blocks";
+        out += &format!("\n\nchannel groups ({}; {note}):\n", groups.len());
         out += &table(&["group", "channels", "equal blocks of", "weights", "state"], &rows);
         if args.members {
             for group in &groups {
@@ -110,7 +111,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             }
         }
         if !barriers.is_empty() {
-            out += &format!("\n\nbarriers ({}):\n", barriers.len());
+            out += &format!("\n\nbarriers, nodes that keep all channels they touch ({}):\n", barriers.len());
             for barrier in barriers {
                 let (node, op, cause) = (printable(&barrier.node), printable(&barrier.op), printable(&barrier.cause));
                 out += &format!("  {node} ({op}): {cause}\n");

@@ -367,6 +367,11 @@ pub(super) fn human(value: f64) -> String {
     }
 }
 
+/// Formats a number of bytes with a unit, `459.26 kB` or `128 B`.
+pub(super) fn bytes_text(bytes: f64) -> String {
+    if bytes.abs() < 1e3 { format!("{bytes:.0} B") } else { format!("{}B", human(bytes)) }
+}
+
 /// Formats a share in per cent.
 pub(super) fn percent(part: f64, whole: f64) -> String {
     if whole > 0.0 { format!("{:.1} %", 100.0 * part / whole) } else { "-".to_owned() }

@@ -130,6 +130,8 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
             let share = if refitted > cut {
                 "; the refit increased the loss: use more samples (--data, --refit-samples), or skip the refit (--no-refit)"
                     .to_owned()
+            } else if cut > original && refitted < original {
+                " (lower than that of the original)".to_owned()
             } else if gain.is_finite() && cut > original {
                 format!(" (the refit removes {:.0} % of the increase)", 100.0 * gain)
             } else {
@@ -162,7 +164,7 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
             ]
         };
         let rows: Vec<Vec<String>> = report.layers.iter().map(row).collect();
-        lines.push(table(&["layer", "weight", "error before", "after", "of before"], &rows));
+        lines.push(table(&["layer", "weight", "error before", "after", "share"], &rows));
     } else {
         lines.extend(kept_text(report));
     }

@@ -45,7 +45,8 @@ pub(super) fn run(
         return Err(Error::usage(text));
     };
     if steps > 0 && args.data.data.is_none() {
-        return Err(Error::usage("--finetune-steps: no data is given").hint("give the clean samples with --data"));
+        return Err(Error::usage("--finetune-steps: training needs clean samples, but --data is missing")
+            .hint("pass them with --data"));
     }
     let is_first = ranks.rank() == 0;
     score.compares_groups &= is_first;

@@ -52,7 +52,7 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
                 runtime.execution_providers().join(", ")
             ),
             Err(error) => {
-                format!("no usable library found (ONNX Runtime {MINIMUM_VERSION} or newer is needed): {error}\n")
+                format!("no usable library found (ONNX Runtime 1.{MINIMUM_VERSION} or newer is needed): {error}\n")
             }
         };
         out += "\nsearched places, in this order:\n";

@@ -22,7 +22,7 @@ pub(super) struct SampleArgs {
     /// The network.
     #[arg(value_name = "MODEL.onnx")]
     input: PathBuf,
-    /// Path for the samples as one PNG image.
+    /// Path for the samples as one PNG image; required unless --save-npy is given.
     #[arg(long, short, value_name = "FILE.png", required_unless_present = "save_npy")]
     output: Option<PathBuf>,
     /// Path for the sample values as a NumPy array [count, channels, height, width].

@@ -116,7 +116,8 @@ impl Surroundings {
         if let Some(prompts) = &diffusion.prompts {
             let encoders = pipeline.as_ref().map(Pipeline::text_encoders).unwrap_or_default();
             let names: Vec<&str> = encoders.iter().map(|(encoder, _)| encoder.name.as_str()).collect();
-            found.lines.push(format!("prompts:      {}, encoded by {}", prompts.display(), names.join(" and ")));
+            let by = if names.is_empty() { "no text encoder".to_owned() } else { names.join(" and ") };
+            found.lines.push(format!("prompts:      {}, encoded by {by}", prompts.display()));
         }
         found.folder = Some(around.folder.clone());
         found.json = json!({

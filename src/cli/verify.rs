@@ -93,11 +93,11 @@ fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer)
     let path = args.plan.clone().unwrap_or_else(|| plan_path(&pair.pruned));
     let progress = printer.progress(3);
     progress.step("reading");
-    let plan = Plan::read(&path).map_err(|error| {
-        if args.plan.is_none() { error.hint("give the plan of the cut with --plan") } else { error }
-    })?;
     let model = Model::open(&pair.original)?;
     let pruned = Model::open(&pair.pruned)?;
+    let plan = Plan::read(&path).map_err(|error| {
+        if args.plan.is_none() { error.hint("pass the plan of the cut with --plan") } else { error }
+    })?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
     progress.step("analysing the graph");
@@ -131,5 +131,6 @@ fn text(report: &VerifyReport, printer: &Printer) -> String {
         }
     }
     let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
-    format!("{errors}\n\n{}", verification_text(report, printer.is_verbose()))
+    let verification = verification_text(report, printer.is_verbose());
+    if rows.is_empty() { verification } else { format!("{errors}\n\n{verification}") }
 }

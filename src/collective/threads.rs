@@ -126,7 +126,7 @@ impl Threads {
             }
             if let Some((rank, code)) = round.ended {
                 let how = code.map_or_else(|| "has ended".to_owned(), |code| format!("aborted with code {code}"));
-                return Err(Error::unmet(format!("rank {rank} {how}; rank {} waits for it in vain", self.rank)));
+                return Err(Error::unmet(format!("rank {rank} {how}; rank {} can't continue without it", self.rank)));
             }
             round = wait(round);
         }

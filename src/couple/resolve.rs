@@ -198,7 +198,7 @@ fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
 }
 
 /// The reason why one part of a divided axis is kept if another shrinks.
-const OTHER_PART: &str = "the axis shrinks along its other factor";
+const OTHER_PART: &str = "the axis is divided in parts, and channels are removed along another part";
 
 /// Returns whether some but not all of the space can be removed if a digit of its division may shrink. Other divisions
 /// may unite all its values, and a demand for equal blocks can't be met if whole blocks are removed.

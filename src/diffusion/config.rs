@@ -156,9 +156,10 @@ impl SchedulerConfig {
             Some("fixed_large" | "fixed_large_log") => VarianceType::FixedLarge,
             Some("learned_range") => VarianceType::LearnedRange,
             Some(other) => {
-                return Err(
-                    Error::usage(format!("variance_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported)
-                );
+                return Err(Error::usage(format!(
+                    "expected variance_type fixed_small, fixed_large or learned_range, found {other:?}"
+                ))
+                .of_kind(ErrorKind::Unsupported));
             }
         };
         Ok(ConfiguredProcess { process, variance, notes })
@@ -171,9 +172,10 @@ impl SchedulerConfig {
             Some("sample") => Ok(PredictionType::Sample),
             Some("v_prediction") => Ok(PredictionType::VPrediction),
             Some("flow" | "flow_prediction") => Ok(PredictionType::Flow),
-            Some(other) => {
-                Err(Error::usage(format!("prediction_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported))
-            }
+            Some(other) => Err(Error::usage(format!(
+                "expected prediction_type epsilon, sample, v_prediction, flow or flow_prediction, found {other:?}"
+            ))
+            .of_kind(ErrorKind::Unsupported)),
         }
     }
 

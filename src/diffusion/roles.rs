@@ -110,12 +110,12 @@ impl Roles {
         };
         let mut lines = vec![
             format!("sample:       {}{first}", self.sample.text),
-            format!("time:         {}, is fed {}", self.time.text, whole(process.time)),
+            format!("time:         {}, takes {}", self.time.text, whole(process.time)),
         ];
         for input in self.conditioning_ports() {
             let is_joined = self.joined.as_ref().is_some_and(|joined| joined.port.name == input.name);
             let rest = if is_joined { ", the remaining indices" } else { "" };
-            let from = if given(&input.name) { "given" } else { "drawn at random" };
+            let from = if given(&input.name) { "given" } else { "random values" };
             lines.push(format!("conditioning: {}{rest}, {from}", input.text));
         }
         let half = match self.variance_axis {

@@ -79,7 +79,8 @@ fn differentiate_node(network: &Network<'_>, depends: &[bool], tape: &mut Tape, 
             .iter()
             .map(|value| value.and_then(|v| facts.values[v].as_ref()).map_or("-".to_owned(), |fact| fact.describe()))
             .collect();
-        Error::unsupported(format!("can't differentiate this node: {cause}; its inputs are: {}", shapes.join(", ")))
+        let text = "the types and shapes of its inputs are";
+        Error::unsupported(format!("can't differentiate this node: {cause}; {text}: {}", shapes.join(", ")))
             .in_file(model.path())
             .at_node(&node.name, node.op())
             .hint("use --criterion magnitude, or exclude the weights before the node with --keep")

@@ -65,9 +65,10 @@ impl Location {
         let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
         let folder = parent(model);
         let path = folder.join(parts.collect::<PathBuf>());
-        let real = path
-            .canonicalize()
-            .map_err(|error| format!("its external data file {} can't be found: {error}", path.display()))?;
+        let real = path.canonicalize().map_err(|error| {
+            let path = path.display();
+            format!("its external data file {path} can't be found (copy it together with the model): {error}")
+        })?;
         let root = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
         let is_in_real_folder =
             || model.canonicalize().is_ok_and(|model| model.parent().is_some_and(|root| real.starts_with(root)));

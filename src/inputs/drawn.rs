@@ -34,10 +34,14 @@ pub(super) fn draw_where(
         }
         let fail = |text: &str| Error::invalid(analysis.model.path(), format!("graph input {name:?} {text}"));
         let fact = analysis.facts.values[*input].as_ref().ok_or_else(|| fail("is not a tensor"))?;
-        let element_type = ElementType::from_onnx(fact.dtype as i32)
-            .ok_or_else(|| fail("has an element type for which no random input can be generated"))?;
-        let shape =
-            fact.shape.as_ref().ok_or_else(|| fail("declares no shape, so no random input can be generated"))?;
+        let element_type = ElementType::from_onnx(fact.dtype as i32).ok_or_else(|| {
+            fail("has an element type for which no random input can be generated")
+                .hint("pass an array of this name with --inputs, if NumPy has this type")
+        })?;
+        let shape = fact.shape.as_ref().ok_or_else(|| {
+            fail("declares no shape, so no random input can be generated")
+                .hint("pass an array of this name with --inputs")
+        })?;
         let dims = shape
             .iter()
             .map(|dim| match dim.eval(sizes) {

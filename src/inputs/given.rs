@@ -75,7 +75,9 @@ pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, E
         let Some(input) = inputs.iter().find(|input| input.name == entry.name()) else {
             let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
             let text = format!("--inputs: expected arrays named {}, found {:?}", names.join(", "), entry.name());
-            return Err(Error::usage(text).in_file(path));
+            return Err(Error::usage(text)
+                .in_file(path)
+                .hint("name the arrays after inputs of the network; a .npy file is named after its input"));
         };
         let found = entry.dims().map_err(fail)?;
         let Some(expected) = declared_dims(input) else { continue };

@@ -50,7 +50,7 @@ pub(super) fn take_decided(model: &mut Model) -> Result<(), Error> {
         let result = inline::inline_functions(&mut proto);
         model.graph = Arc::new(proto.graph.unwrap_or_default());
         model.inlined = true;
-        result.map_err(|message| Error::invalid(&model.path, message))?;
+        result.map_err(|message| Error::malformed(&model.path, message))?;
     }
     Ok(())
 }

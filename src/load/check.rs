@@ -13,7 +13,7 @@ const OLDEST_OPSET: i64 = 9;
 const LARGEST_EMPTY: i64 = 1 << 20;
 
 pub(super) fn check(model: &Model) -> Result<(), Error> {
-    let fail = |message: String| Error::invalid(model.path(), message);
+    let fail = |message: String| Error::malformed(model.path(), message);
     let graph = model.graph();
     if graph.node.is_empty() {
         return Err(fail("the graph is empty: it has no nodes".to_owned()));
@@ -41,7 +41,7 @@ fn node_name(node: &NodeProto) -> String {
 }
 
 fn check_operator_sets(model: &Model) -> Result<(), Error> {
-    let fail = |message: String| Error::invalid(model.path(), message);
+    let fail = |message: String| Error::malformed(model.path(), message);
     match model.opset("") {
         None => {
             return Err(fail("the model does not import the standard operator set (domain ai.onnx)".to_owned()).hint(
@@ -59,7 +59,7 @@ fn check_operator_sets(model: &Model) -> Result<(), Error> {
 }
 
 fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
-    let fail = |message: String| Error::invalid(model.path(), format!("tensor {:?}: {message}", tensor.name));
+    let fail = |message: String| Error::malformed(model.path(), format!("tensor {:?}: {message}", tensor.name));
     if tensor.segment.is_some() {
         return Err(fail("it is stored in segments, which are not supported".to_owned()));
     }

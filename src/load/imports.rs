@@ -24,7 +24,10 @@ pub(super) fn complete(model: &mut Model) {
             true => {
                 let import = OperatorSetIdProto { domain: domain.clone(), version: 1 };
                 Arc::make_mut(&mut model.proto).opset_import.push(import);
-                format!("the model uses operators of {domain:?} without importing the set; assuming version 1")
+                format!(
+                    "the model uses operators of domain {domain:?} without importing its operator set; version 1 is \
+                     assumed"
+                )
             }
             false => {
                 format!("the model uses operators of {domain:?} without importing the set; add it to opset_import")

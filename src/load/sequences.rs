@@ -60,7 +60,7 @@ pub(super) fn take_tensors(model: &mut Model) -> Result<bool, Error> {
         match operators.of(node.id).and_then(|op| op.in_tensors(&mut cx)) {
             Ok(()) => {}
             Err(RuleError::Invalid(text)) => {
-                return Err(Error::invalid(model.path(), text).at_node(&node.name, node.op()));
+                return Err(Error::malformed(model.path(), text).at_node(&node.name, node.op()));
             }
             // The node is kept and is a barrier.
             Err(_) => continue,

@@ -168,7 +168,7 @@ pub fn refuse_beyond(available: Option<u64>, needed: u64, what: &str) -> Result<
         None => Ok(()),
         Some(available) => {
             let text = format!(
-                "{what} needs about {} of memory, but only {} are free",
+                "{what} needs about {} of memory, but only {} are available",
                 gibibytes(needed),
                 gibibytes(available)
             );
@@ -210,7 +210,7 @@ mod tests {
         assert!(refuse_beyond(None, u64::MAX, "a run").is_ok());
         assert!(refuse_beyond(Some(1 << 31), 1 << 30, "a run").is_ok());
         let error = refuse_beyond(Some(1 << 30), 3 << 29, "a run").unwrap_err();
-        assert_eq!(error.to_string(), "a run needs about 1.5 GiB of memory, but only 1.0 GiB are free");
+        assert_eq!(error.to_string(), "a run needs about 1.5 GiB of memory, but only 1.0 GiB are available");
         assert_eq!(error.exit_code(), 1);
     }
 

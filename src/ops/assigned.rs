@@ -64,7 +64,7 @@ fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, positions: &Positions) 
     };
     let result = cx.new_space(len)?;
     let (from_data, from_updates) = (cx.single(old), cx.single(new));
-    let text = "the index comes from an axis that never shrinks";
+    let text = "the index comes from an axis whose size can't change";
     let mut is_taken = vec![false; len];
     for (at, position) in taken.into_iter().enumerate() {
         is_taken[position] = true;

@@ -146,11 +146,11 @@ impl Candidate {
             let symbols = self.batch_symbols();
             let fixed = self.graph.inputs.iter().filter_map(|input| self.shape(*input)?.first()?.as_const()).max();
             if symbols.is_empty() && fixed != Some(batch) {
-                let found = fixed.map_or("no batch size".to_owned(), |fixed| format!("a batch size of {fixed}"));
-                return Err(Error::usage(format!(
-                    "--batch: expected the network to accept a batch size of {batch}, but it has {found}"
-                ))
-                .in_file(self.model.path()));
+                let found =
+                    fixed.map_or("has no batch axis".to_owned(), |fixed| format!("fixes a batch size of {fixed}"));
+                return Err(Error::usage(format!("--batch {batch}: the network {found}"))
+                    .in_file(self.model.path())
+                    .hint("leave --batch out, or export the network with a symbolic batch size"));
             }
             own.extend(symbols.into_iter().map(|symbol| (symbol, batch)));
         }

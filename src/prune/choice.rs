@@ -275,8 +275,9 @@ fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
     });
     let example = barriers::example(analysis).or(first);
     let example = example.map_or_else(String::new, |example| format!("; for example {example}"));
-    Error::unmet(format!("nothing can be pruned: no channel group of the network may shrink{example}"))
+    Error::unmet(format!("nothing can be pruned: every channel group must keep all of its channels{example}"))
         .in_file(analysis.model.path())
+        .hint("inspect lists all channel groups and why they are kept")
 }
 
 /// Searches for the smallest ratio that keeps at most `share` of the parameters or MACs.

@@ -1,9 +1,11 @@
 //! Makes a cut: selection, the smaller graph, and the plan.
 
+use regex::Regex;
+
 use super::barriers;
-use super::choice::{Choice, Scoring, choose, score};
+use super::choice::{Choice, Scored, Scoring, choose, score};
 use super::describe::make_plan;
-use super::options::PruneOptions;
+use super::options::{CutOptions, PruneOptions};
 use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::graph::sizes::{Sizes, sizes_for};
@@ -34,6 +36,25 @@ pub struct Cutting {
     pub ratio: f64,
 }
 
+/// Warns of patterns that match no channel group: they are probably misspelt.
+fn unmatched(analysis: &Analysis, passes: &[Scored], options: &CutOptions) -> Vec<String> {
+    let keep = options.keep.iter().map(|pattern| ("--keep", pattern));
+    let ratios = options.ratio_for.iter().map(|(pattern, _)| ("--ratio-for", pattern));
+    let matches = |pattern: &Regex| {
+        let mut groups = passes.iter().flat_map(|scored| &scored.grouping.groups);
+        groups.any(|group| analysis.matches(&group.members, pattern))
+    };
+    let unmatched = keep.chain(ratios).filter(|(_, pattern)| !matches(pattern));
+    let text = |(option, pattern): (&str, &Regex)| {
+        format!(
+            "{option} {:?} has no effect: no weight or node of a channel group has a matching name (inspect --members \
+             lists these names)",
+            pattern.as_str()
+        )
+    };
+    unmatched.map(text).collect()
+}
+
 /// Scores, selects and rewrites with a criterion that needs only the weights.
 ///
 /// # Errors
@@ -55,9 +76,12 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
     let before = analysis.count(|counter| counter.cost(None, &sizes));
     let is_asked = ratio > 0.0 || options.cut.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
     if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
-        return Err(Error::unmet(format!("no channel can be removed at ratio {ratio}"))
+        return Err(Error::unmet(format!("no channel can be removed at ratio {ratio:.3}"))
             .in_file(analysis.model.path())
-            .hint("try a larger --ratio, a smaller --round-to or --norm-groups drop; inspect lists the groups"));
+            .hint(
+                "raise the ratio, lower --round-to or use --norm-groups drop; --keep, --ratio-for and --max-ratio also \
+                 limit what can be removed; inspect lists the groups",
+            ));
     }
     let rewritten = rewrite(analysis, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
@@ -69,6 +93,7 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
             ));
         }
     }
+    warnings.extend(unmatched(analysis, &scoring.passes, &options.cut));
     warnings.extend(barriers::warnings(analysis));
     warnings.extend(rewritten.warnings());
     let plan = make_plan(analysis, options, (scoring.criterion, ratio), &scoring.passes, &removed, &rewritten)?;

@@ -104,7 +104,7 @@ impl EncodeOptions {
         if self.size == 0 || self.batch == 0 || self.per_shard == 0 {
             let Self { size, batch, per_shard, .. } = self;
             return fail(format!(
-                "size, batch and images per shard: expected at least 1 each, found {size}, {batch} and {per_shard}"
+                "--size, --batch and --shard: expected at least 1 each, found {size}, {batch} and {per_shard}"
             ));
         }
         if self.scaling_factor.is_some_and(|factor| !factor.is_finite() || factor == 0.0) {

@@ -188,7 +188,7 @@ pub(super) fn announce_plan(of: &Differentiated, watch: &mut Watch<'_>) -> Resul
 pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<Findings, Error> {
     let known = (&analysis.model, &analysis.graph, &analysis.facts);
     let settings = &options.gradients;
-    let advice = "the gradient criteria only score denoising networks; use --criterion magnitude for others";
+    let advice = "gradients, refit and training need a denoising network; for others, use --criterion magnitude";
     let roles = Roles::recognise(known.0, known.1, known.2, &settings.network.names).map_err(|error| {
         let own = error.advice().map(|own| format!("{own}; {advice}"));
         error.hint(own.unwrap_or_else(|| advice.to_owned()))

@@ -326,6 +326,9 @@ impl Network {
     /// Fails if samples can't be read or do not fit, the network fails, or the caller stopped.
     pub fn loss(&self, runtime: &Runtime, options: &LossOptions, watch: &mut Watch<'_>) -> Result<LossReport, Error> {
         let (view, path) = (self.view(), self.model.path());
+        if self.batch == Some(0) {
+            return Err(Error::usage("--batch: expected at least 1, found 0"));
+        }
         let batch = self.batch(options.count, 32)?;
         if batch == 0 || options.count == 0 || !options.count.is_multiple_of(batch) {
             let text = format!("--count: expected a multiple of the batch size {batch}, found {}", options.count);

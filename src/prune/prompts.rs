@@ -83,7 +83,9 @@ impl Model {
         }
         let Some(last) = encoded.len().checked_sub(1) else {
             let text = "expected a text encoder with a network and a tokenizer, such as text_encoder and tokenizer";
-            return Err(Error::usage(format!("{text}, found none")).in_file(&pipeline.folder));
+            return Err(Error::usage(format!("--prompts: {text}, found none"))
+                .in_file(&pipeline.folder)
+                .hint("complete the pipeline, or pass the encoded prompts with --inputs"));
         };
         let (states, pooled) = match (encoded.as_slice(), is_transformer) {
             ([first, second], true) => (second.states.clone(), first.pooled.clone()),

@@ -141,7 +141,10 @@ impl Staged {
         notify(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
         let analysis = &self.cut.analysis().0;
         let pruned = load(self.staged.path())?;
-        let report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;
+        let mut report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;
+        // Messages of ONNX Runtime name the temporary file.
+        let (staged, output) = (self.staged.path().display().to_string(), self.output.display().to_string());
+        report.failure = report.failure.map(|text| text.replace(&staged, &output));
         Ok(self.verification.insert(report))
     }
 

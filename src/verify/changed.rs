@@ -258,7 +258,8 @@ impl Original<'_> {
         }
         Ok(NodeProto {
             op_type: "Add".to_owned(),
-            name: format!("{}/bias", proto.name),
+            // A node may have no name, but ONNX Runtime refuses two nodes with the same one.
+            name: format!("{}/bias", if proto.name.is_empty() { &bias.node } else { &proto.name }),
             input: vec![without, name],
             output: vec![bias.node.clone()],
             ..NodeProto::default()

@@ -99,7 +99,10 @@ impl Verification<'_> {
                 if let Some(unknown) = self.foreign(&error) {
                     return Err(unknown);
                 }
-                self.fail(format!("the pruned file does not load in ONNX Runtime: {error}"));
+                self.fail(format!(
+                    "the pruned file does not load in ONNX Runtime: {error}; check that the original loads, and \
+                     correct it if it does not"
+                ));
                 return Ok(Vec::new());
             }
         };
@@ -125,7 +128,7 @@ impl Verification<'_> {
                     if self.original().is_ok_and(|mut original| original.run(&inputs).is_ok()) {
                         return Err(self.unmet(&error, "reference graph"));
                     }
-                    refused.get_or_insert(error);
+                    refused.get_or_insert((error, sizes));
                     continue;
                 }
             };
@@ -172,10 +175,12 @@ impl Verification<'_> {
             }
             ran.push((sizes, inputs));
         }
-        if let (Some(error), true) = (refused, ran.is_empty()) {
+        if let (Some((error, sizes)), true) = (refused, ran.is_empty()) {
+            let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+            let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(" ")) };
             return Err(self
-                .unmet(&error, "original network")
-                .hint("pass sizes at which the network runs with --size, or inputs with --inputs"));
+                .unmet(&error, &format!("original network{at}"))
+                .hint("check that ONNX Runtime runs it; pass other sizes with --size, or inputs with --inputs"));
         }
         self.finish(pair, rtol, expected, &ran);
         Ok(ran)
@@ -261,7 +266,8 @@ impl Verification<'_> {
     /// Continues without the proof by induction.
     fn give_up(&mut self, expected: &mut Expected<'_>, error: &RuntimeError) {
         expected.proof = None;
-        let text = format!("the nodes could not be compared one by one, only the networks as a whole: {error}");
+        let what = "in one of these runs, the nodes could not be compared one by one, only the networks as a whole";
+        let text = format!("{what}: {error}");
         self.report.notes.push(text);
     }
 
@@ -285,7 +291,7 @@ impl Verification<'_> {
                 return;
             }
             Err(Fault::Failed(error)) => {
-                let text = format!("the nodes whose values prove nothing could not run on noise: {error}");
+                let text = format!("nodes whose values can't show an error could not run on random inputs: {error}");
                 self.report.notes.push(text);
             }
         }

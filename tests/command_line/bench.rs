@@ -46,7 +46,7 @@ fn networks_are_timed_in_turn_with_a_table_of_operators() {
         |point: usize, network: usize| points[point]["networks"][network]["latency"]["min_ms"].as_f64().unwrap();
     assert!(median(1, 0) > median(0, 0) && median(1, 0) > median(1, 1));
     let text = succeed(&arguments).out;
-    assert!(text.contains("last of first") && text.contains("pruned.onnx"), "{text}");
+    assert!(text.contains("last vs first") && text.contains("pruned.onnx"), "{text}");
 }
 
 #[test]

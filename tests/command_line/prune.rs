@@ -22,6 +22,8 @@ fn invalid_usage_exits_with_code_2() {
     workspace.refuses(&run(&[]), 2, "--ratio");
     for (arguments, message) in [
         (vec!["--no-such-flag"], "--no-such-flag"),
+        (vec!["--ratio", "-1"], "--option=-1"),
+        (vec!["--ratio", "0.5", "extra.onnx"], "extra.onnx"),
         (vec![], "no pruning target"),
         (vec!["--ratio", "1.0"], "[0, 1)"),
         (vec!["--ratio=-0.1"], "[0, 1)"),
@@ -42,6 +44,16 @@ fn invalid_usage_exits_with_code_2() {
     ] {
         workspace.refuses(&workspace.prune(&arguments), 2, message);
     }
+}
+
+#[test]
+fn patterns_without_a_match_are_reported() {
+    let workspace = Workspace::new();
+    let ran = workspace.prune(&["--ratio", "0.5", "--no-verify", "--keep", "misspelt", "--ratio-for", "wrong=0.2"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("--keep \"misspelt\"") && ran.err.contains("--ratio-for \"wrong\""), "{}", ran.err);
+    let ran = workspace.prune(&["--ratio", "0.5", "--no-verify", "--ratio-for", ".=0.2"]);
+    assert!(ran.code == 0 && !ran.err.contains("--ratio-for"), "{}", ran.err);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn the_roles_of_inputs_and_outputs_are_printed() {
     ]);
     let lines = output.err;
     assert_eq!(output.code, 0, "{lines}");
-    assert!(lines.contains("class_labels") && lines.contains("drawn at random"), "{lines}");
+    assert!(lines.contains("class_labels") && lines.contains("random values"), "{lines}");
     assert!(lines.contains("the second half is a variance") && lines.contains("no clipping"), "{lines}");
     assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);
 }

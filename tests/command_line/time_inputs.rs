@@ -147,7 +147,7 @@ fn the_diffusion_process_is_in_json_plan_and_report() {
     let process = json["gradients"]["process"].as_str().unwrap().to_owned();
     assert!(process.contains("discrete schedule scaled_linear"), "{process}");
     let network = json["gradients"]["network"].as_array().unwrap();
-    assert!(network.iter().any(|line| line.as_str().is_some_and(|line| line.contains("is fed the step t"))));
+    assert!(network.iter().any(|line| line.as_str().is_some_and(|line| line.contains("takes the step t"))));
     let plan: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(path("out.plan.json")).unwrap()).unwrap();
     assert_eq!(plan["options"]["process"], process);

@@ -106,6 +106,19 @@ fn arrays_keep_their_values_and_the_seed_chooses_samples() {
 }
 
 #[test]
+fn samples_that_are_not_finite_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    let mut array = counted(vec![12, 1, 2, 3]);
+    if let ArrayData::F32(values) = &mut array.data {
+        values[6 * 7 + 1] = f32::NAN;
+    }
+    std::fs::write(&path, npz::to_npy(&array).unwrap()).unwrap();
+    let message = load(&path, &[4, 1, 2, 3], 12).unwrap_err();
+    assert!(message.contains("x.npy") && message.contains("sample 7") && message.contains("not finite"), "{message}");
+}
+
+#[test]
 fn the_channel_axis_may_be_last_or_absent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");

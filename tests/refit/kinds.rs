@@ -236,6 +236,21 @@ fn a_missing_bias_is_added() {
 }
 
 #[test]
+fn nodes_without_names_get_biases() {
+    let mut model = network(true, |b, y| {
+        let mut layer = || {
+            let w = b.layer_weight(&[4, 8, 1, 1], 8);
+            b.op("Conv", &[y, &w], &[])
+        };
+        let (one, other) = (layer(), layer());
+        b.op("Mul", &[&one, &other], &[])
+    });
+    // ONNX Runtime refuses two nodes with the same name, unless they have none.
+    model.graph.as_mut().unwrap().node.iter_mut().for_each(|node| node.name.clear());
+    refitted(&half(&model), &options()).check("biases", 1e-5);
+}
+
+#[test]
 fn layers_with_a_common_sum_get_one_bias() {
     let outcome = refitted(
         &half(&network(true, |b, y| {

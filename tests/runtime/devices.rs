@@ -96,7 +96,7 @@ fn runs_with_bound_tensors_return_the_outputs_of_a_plain_run() {
     bound.run().unwrap();
     assert_eq!(output.values().unwrap(), expected_values);
     let error = bound.set_input("timestep", &inputs[1].1.cast(ElementType::F32)).unwrap_err();
-    assert_eq!(error.to_string(), "input \"timestep\" must be i64, found f32");
+    assert_eq!(error.to_string(), "input \"timestep\" must be int64, found float32");
 }
 
 /// Samples, noise and timesteps from a formula.

@@ -141,7 +141,7 @@ fn errors_of_inputs_name_the_input() {
     assert!(session.run(&other).unwrap_err().to_string().contains("\"sample\", \"timestep\""));
     let mut other = inputs.clone();
     other[1].1 = other[1].1.cast(ElementType::F32);
-    assert_eq!(session.run(&other).unwrap_err().to_string(), "input \"timestep\" must be i64, found f32");
+    assert_eq!(session.run(&other).unwrap_err().to_string(), "input \"timestep\" must be int64, found float32");
     let mut other = inputs.clone();
     other[0].1 = Array::from_f64(ElementType::F32, vec![2, 1, 16, 8], &[0.0; 256]).unwrap();
     let error = session.run(&other).unwrap_err();

@@ -109,7 +109,7 @@ fn a_rank_that_fails_ends_the_others() {
     assert_eq!(errors[1], "no luck");
     for rank in [0, 2] {
         // The other of the two ranks may have failed first.
-        assert!(errors[rank].ends_with(&format!("has ended; rank {rank} waits for it in vain")), "{errors:?}");
+        assert!(errors[rank].ends_with(&format!("has ended; rank {rank} can't continue without it")), "{errors:?}");
     }
     let errors = failing(&|_| panic!("oh"));
     assert_eq!(errors[1], "rank 1 panicked: oh");

@@ -163,7 +163,7 @@ impl<'a> Decision<'a> {
                 continue;
             }
             let what = if is_angle { "angles" } else { "integers" };
-            let reason = format!("leads to {what} up to {magnitude:.3e}");
+            let reason = format!("computes {what} as large as {magnitude:.3e}, which half precision rounds too much");
             self.kept.entry(node.id).or_insert_with(|| reason.clone());
             let (mut open, mut seen) = (vec![value], BTreeSet::new());
             while let Some(value) = open.pop() {

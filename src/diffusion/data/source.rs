@@ -158,7 +158,7 @@ impl SampleSource {
     /// Reads a sample into `out`, which has `sizes().iter().product()` values. Returns whether an image was resized.
     ///
     /// # Errors
-    /// There is no such sample, or it can't be read.
+    /// There is no such sample, it can't be read, or it has elements that are not finite.
     pub fn read(&self, number: usize, out: &mut [f32]) -> Result<bool, Error> {
         let expected: usize = self.sizes.iter().product();
         if out.len() != expected {
@@ -172,10 +172,12 @@ impl SampleSource {
                 self.ranges.affine(true).apply(&ArrayData::U8(image.values), out);
                 Ok(image.was_resized)
             }
-            Form::Arrays(shards) => match shards.read(number, out) {
-                true => Ok(false),
-                false => Err(self.missing(number)),
-            },
+            Form::Arrays(shards) if !shards.read(number, out) => Err(self.missing(number)),
+            Form::Arrays(_) if out.iter().any(|value| !value.is_finite()) => {
+                let text = format!("sample {number} (counted from 0) has elements that are not finite");
+                Err(Error::unreadable(&self.path, text).hint("remove the sample from the data"))
+            }
+            Form::Arrays(_) => Ok(false),
         }
     }
 

@@ -218,7 +218,7 @@ fn time_port<'p>(inputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result
              or sigma, found {}",
             list(others())
         ))
-        .hint("name it with --timestep-input")),
+        .hint("if the network has such an input, name it with --timestep-input")),
         several => {
             Err(Error::usage(format!("several inputs could be the timestep: {}", list(several.iter().copied())))
                 .hint("name it with --timestep-input"))

@@ -260,9 +260,9 @@ impl CoupleCx<'_> {
             Some(origin) => {
                 let kind =
                     if self.graph.is_sparse(origin) { "a sparse initializer" } else { "an input of the network" };
-                reason(format!("the node reads {}, {kind}", self.graph.values[origin].name))
+                reason(format!("the channels belong to {}, {kind}", self.graph.values[origin].name))
             }
-            None => reason("the axis meets an axis that never shrinks".to_owned()),
+            None => reason("the node combines the axis with one whose size can't change".to_owned()),
         }
     }
 

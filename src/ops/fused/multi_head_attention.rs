@@ -296,14 +296,14 @@ fn couple_bias(cx: &mut CoupleCx<'_>, parts: &[Part; 3]) -> Result<(), RuleError
         return Err(RuleError::unsupported(format!("the bias does not fit channels of sizes {sizes:?}")));
     }
     let Some(space) = cx.single(bias) else {
-        flat.iter().for_each(|axis| cx.keep(axis, "the bias of queries, keys and values never shrinks"));
+        flat.iter().for_each(|axis| cx.keep(axis, "the bias of queries, keys and values keeps its size"));
         return Ok(());
     };
     let mut start = 0;
     for (axis, size) in flat.iter().zip(sizes) {
         match cx.single(axis) {
             Some(part) => (0..size).for_each(|at| cx.unite(space, start + at, part, at)),
-            None => cx.keep_range(space, start..start + size, "the bias is added to channels that never shrink"),
+            None => cx.keep_range(space, start..start + size, "the bias is added to channels that are all kept"),
         }
         start += size;
     }

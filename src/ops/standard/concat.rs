@@ -107,7 +107,7 @@ impl Operator for Concat {
                     None => cx.keep_range(
                         joined,
                         start..start + len,
-                        "the index comes from an input of Concat that never shrinks",
+                        "the index comes from an input of Concat whose size can't change",
                     ),
                 }
                 start += len;

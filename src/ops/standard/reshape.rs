@@ -90,7 +90,8 @@ impl Operator for Reshape {
             let list = |sizes: Vec<Dim>| sizes.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
             let old = layout.axes.iter().map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
             let (old, new) = (list(old.collect()), list(shape.clone()));
-            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly"))
+            let unknown = if new.contains('?') { "; sizes with ? are not known before a run" } else { "" };
+            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly{unknown}"))
         })?;
         cx.set(0, Layout { axes });
         Ok(())

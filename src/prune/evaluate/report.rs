@@ -165,6 +165,9 @@ impl Evaluation {
     fn check_loss(&self, network: &EvaluatedNetwork, limit: f64) -> LimitCheck {
         let (loss, whole) = (network.mean_loss, self.original.mean_loss);
         let found = match network.loss_increase.filter(|increase| increase.is_finite()) {
+            Some(increase) if increase < 0.0 => {
+                format!("mean denoising loss {loss:.5} is {} below", percent(-increase))
+            }
             Some(increase) => format!("mean denoising loss {loss:.5} is {} above", percent(increase)),
             None => format!("mean denoising loss {loss} can't be compared with"),
         };

@@ -81,7 +81,8 @@ impl<'a> Checkpoints<'a> {
         settings: &'a FinetuneSettings,
         (weights, features): (&Arc<Vec<TrainedWeight>>, &[String]),
     ) -> Result<Self, Error> {
-        std::fs::create_dir_all(&settings.folder).map_err(|error| Error::io(&settings.folder, error.to_string()))?;
+        std::fs::create_dir_all(&settings.folder)
+            .map_err(|error| Error::io(&settings.folder, format!("can't be created as a folder: {error}")))?;
         let fingerprint = fingerprint(settings, weights, features);
         let (folder, keep) = (settings.folder.as_path(), settings.keep_checkpoints);
         Ok(Self { folder, keep, resumes: settings.resume, weights: weights.clone(), fingerprint })
@@ -140,6 +141,11 @@ impl<'a> Checkpoints<'a> {
             let _ = std::fs::remove_file(old);
         }
         Ok(())
+    }
+
+    /// Returns whether the run is to be resumed, but there is no checkpoint.
+    pub(super) fn lacks_checkpoint(&self) -> bool {
+        self.resumes && self.files().is_empty()
     }
 
     /// Returns the last checkpoint, if the run is to be resumed and there is one.

@@ -227,6 +227,10 @@ pub(super) fn train(
     let checkpoints = Checkpoints::new(settings, (&run.weights, &lessons.names()))?;
     let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.has_work());
     let teacher = judged.map(|of| run.evaluator.of_model(0, &of.0.model, watch)).transpose()?;
+    if run.is_first && checkpoints.lacks_checkpoint() {
+        let text = format!("--resume: found no checkpoint in {}; starting at step 0", settings.folder.display());
+        notify(watch, Progress::Warning(&text))?;
+    }
     let resumed = run.resume(&mut trainer, &checkpoints)?;
     if run.is_first {
         run.log = Some(RunLog::open(&settings.folder, settings.steps, resumed.then(|| trainer.steps()))?);

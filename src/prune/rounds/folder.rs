@@ -51,7 +51,8 @@ impl RoundFolder {
     }
 
     fn open_first(path: PathBuf, fingerprint: &str, resumes: bool) -> Result<Self, Error> {
-        std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error.to_string()))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Error::io(&path, format!("can't be created as a folder: {error}")))?;
         let file = path.join(STATE);
         let fresh = State { fingerprint: fingerprint.to_owned(), ..State::default() };
         let folder = match file.exists() {

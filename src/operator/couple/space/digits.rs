@@ -194,7 +194,7 @@ impl Spaces {
             match piece {
                 Piece::Part { space, .. } => self.unite_spaces(digit, *space),
                 Piece::Fixed(size) => {
-                    let text = format!("this factor of the axis has {size} positions that never shrink");
+                    let text = format!("this part of the axis has {size} positions, all of which are kept");
                     self.freeze_space(digit, &Reason { text, node: node.to_owned() });
                 }
             }
@@ -212,7 +212,7 @@ impl Spaces {
         }
         let node = stays.node.as_str();
         let Some((a_digits, b_digits)) = refine(a, b) else {
-            let text = "the axis meets an axis that never shrinks or that is divided differently".to_owned();
+            let text = "the node combines the axis with one of fixed size or with other divisions".to_owned();
             let reason = Reason { text, node: node.to_owned() };
             self.freeze_axis(a, &reason);
             self.freeze_axis(b, &reason);

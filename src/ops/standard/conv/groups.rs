@@ -26,7 +26,7 @@ pub(in crate::ops) fn couple_groups(
                 let digits = cx.digits(space, &[group, per_group], Shrinks::Only(1));
                 cx.tie(&digits[1], columns);
             }
-            None => cx.keep(columns, "the input channels of the convolution never shrink"),
+            None => cx.keep(columns, "the input channels of the convolution are all kept"),
         }
         return rows.clone();
     }
@@ -45,9 +45,9 @@ pub(in crate::ops) fn couple_groups(
         }
         (_, None) if rows_per_group > 1 => keep_group_rows(cx, rows, rows_per_group),
         _ => {
-            cx.keep(rows, "the groups of the convolution have input channels that never shrink");
-            cx.keep(columns, "the input channels of the convolution never shrink");
-            cx.keep(x, "the groups of the convolution have filters that never shrink");
+            cx.keep(rows, "the groups of the convolution have input channels that are all kept");
+            cx.keep(columns, "the input channels of the convolution are all kept");
+            cx.keep(x, "the groups of the convolution have filters that are all kept");
         }
     }
     rows.clone()
@@ -80,7 +80,7 @@ pub(in crate::ops) fn couple_transposed_groups(
         let row_groups = cx.digits(row_space, &[group, rows_per_group], Shrinks::Only(0)).swap_remove(0);
         cx.tie(&row_groups, &cx.whole(out));
     } else {
-        cx.keep(&cx.whole(out), "the groups of the convolution have input channels that never shrink");
+        cx.keep(&cx.whole(out), "the groups of the convolution have input channels that are all kept");
     }
     Ok(cx.whole(out))
 }
