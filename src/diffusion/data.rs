@@ -161,11 +161,7 @@ const MOST_LISTED: usize = 1 << 24;
 /// Returns `count` random numbers below `total`, or all of them, in ascending order.
 fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
     if count > total {
-<<<<<<< HEAD
         return Err(format!("expected at least {count}, found {total}"));
-=======
-        return Err(format!("expected at least {count}, one batch (--batch), found {total}"));
->>>>>>> w-user
     }
     let mut numbers: Vec<usize> = if total > MOST_LISTED {
         SampleOrder::new(seed, total).numbers(0..count as u64)
