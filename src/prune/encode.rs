@@ -255,6 +255,10 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
             done.images += rows.len();
         }
     }
+    if done.images == 0 {
+        let text = format!("none of the {} images can be read: {}", images.len(), done.unreadable.join("; "));
+        return Err(Error::unreadable(&options.images, text).hint("give a folder with PNG or JPEG images"));
+    }
     Ok(done)
 }
 

@@ -196,6 +196,12 @@ fn unreadable_images_are_skipped_up_to_a_limit() {
     let ran = work.with_captions(&["--most-unreadable", "0"]);
     assert!(ran.code == 2 && ran.err.contains("at most 0") && ran.err.contains("1.png"), "{}", ran.err);
     assert!(!work.path("cache").exists(), "an empty folder is left behind");
+    for image in ["0.png", "2.png", "3.png", "4.png"] {
+        std::fs::write(work.path(&format!("images/{image}")), "damaged").unwrap();
+    }
+    let ran = work.with_captions(&[]);
+    assert!(ran.code == 2 && ran.err.contains("none of the 5 images"), "{}", ran.err);
+    assert!(!work.path("cache").exists(), "an empty folder is left behind");
 }
 
 #[test]
