@@ -85,7 +85,7 @@ fn shards_that_differ_are_refused() {
     let message = second(&[("sample", &samples)]);
     assert!(message.contains("b.npz") && message.contains("expected an array \"labels\""), "{message}");
     let message = second(&[("sample", &samples), ("labels", &floats(vec![2, 4], 0))]);
-    assert!(message.contains("rows [3] of f32") && message.contains("found rows [4] of f32"), "{message}");
+    assert!(message.contains("rows [3]") && message.contains("rows [4]"), "{message}");
     let more = floats(vec![2], 0);
     let message = second(&[("sample", &samples), ("labels", &floats(vec![2, 3], 0)), ("text", &more)]);
     assert!(message.contains("found an array \"text\"") && message.contains("a.npz does not have"), "{message}");
