@@ -94,8 +94,8 @@ impl Samples {
         let options = SourceOptions { inputs: Some(Vec::new()), ..SourceOptions::default() };
         let source = SampleSource::open(path, of, ranges, &options)?;
         let kind = source.kind();
-        let numbers =
-            choose(source.len(), count, seed).map_err(|text| Error::unreadable(path, format!("{text} {kind}")))?;
+        let numbers = choose(source.len(), count, seed)
+            .map_err(|text| Error::unreadable(path, format!("{text} {kind}")).hint(FEWER))?;
         let mut values = ArrayD::zeros([&[count], source.sizes()].concat());
         let mut resized = 0;
         for (mut row, number) in values.axis_iter_mut(Axis(0)).zip(&numbers) {
@@ -157,6 +157,9 @@ impl Samples {
 /// Maximum number of samples for which all numbers are listed and shuffled: beyond it, the list would take too much
 /// memory.
 const MOST_LISTED: usize = 1 << 24;
+
+/// The remedy if there are too few samples.
+const FEWER: &str = "give more samples, or use fewer: --count, or --batch for gradients";
 
 /// Returns `count` random numbers below `total`, or all of them, in ascending order.
 fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
