@@ -58,7 +58,7 @@ pub trait Collective: Send + Sync + fmt::Debug {
 
     /// Sums over all ranks and scatters: rank `i` gets the sum of `values[parts[i]]`, with the same bits as from
     /// [`Collective::sum`]. The rest of `values` remains unchanged. `parts` has one range per rank (the function
-    /// [`parts`] returns equal ones).
+    /// `parts` returns equal ones).
     fn reduce_scatter(&self, values: &mut [f32], parts: &[Range<usize>]) -> Result<(), Error>;
 
     /// Copies `values[parts[i]]` of every rank `i` to all ranks. Values outside all parts remain unchanged.

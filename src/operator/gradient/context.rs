@@ -13,7 +13,7 @@ use super::{Tape, signed_shape};
 ///
 /// All names are names of values in the gradient graph. Shapes are static. A rule takes the gradient of the loss with
 /// respect to its outputs ([`GradientCx::dy`]) and passes on the gradient with respect to its inputs
-/// ([`GradientCx::give`]), for the inputs whose gradient is wanted ([`GradientCx::wants`]).
+/// ([`GradientCx::add_gradient`]), for the inputs whose gradient is wanted ([`GradientCx::wants`]).
 pub struct GradientCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) facts: &'a Facts,
